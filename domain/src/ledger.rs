@@ -1,0 +1,170 @@
+//! The books: every event as postings between accounts that sum to zero.
+//!
+//! A pure function of the event, so the ledger can be written again from the log at any time, and nobody can move a
+//! point without an event. A positive amount means that the account has more points than before.
+
+use std::fmt;
+
+use crate::{
+    Bucket, Event, Points, Purse, StreamId, UserId, points_account,
+    points_account::{Direction, ReleaseCause},
+};
+
+/// An account in the books.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Account {
+    /// A user's own points.
+    User {
+        /// Whose.
+        user: UserId,
+        /// Spendable, or set aside.
+        standing: Standing,
+        /// Which.
+        bucket: Bucket,
+    },
+    /// Where points come from; negative by all the points that were ever given out for this reason.
+    Issuance(Issuance),
+    /// What users spent.
+    Revenue,
+    /// What nobody spent in time.
+    Expiry,
+}
+
+/// Whether a user can use the points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Standing {
+    /// May be spent or held.
+    Available,
+    /// Set aside by a hold.
+    Held,
+}
+
+/// Why the platform gave points out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Issuance {
+    /// For checking in.
+    CheckIn,
+    /// For tasks, and as creators' earnings.
+    Earning,
+    /// For money.
+    Recharge,
+    /// By hand.
+    Adjustment,
+}
+
+/// One line of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Posting {
+    /// Which account.
+    pub account: Account,
+    /// By how many points it changed.
+    pub amount: i64,
+}
+
+impl Account {
+    /// Whose account it is; the platform's when nobody's.
+    pub const fn user(&self) -> Option<UserId> {
+        match self {
+            Self::User { user, .. } => Some(*user),
+            Self::Issuance(_) | Self::Revenue | Self::Expiry => None,
+        }
+    }
+}
+
+/// The account's name in the chart of accounts, without the user: `user:available:promo`, `platform:revenue`.
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User { standing: Standing::Available, bucket, .. } => write!(f, "user:available:{}", bucket.as_str()),
+            Self::User { standing: Standing::Held, bucket, .. } => write!(f, "user:held:{}", bucket.as_str()),
+            Self::Issuance(Issuance::CheckIn) => f.write_str("platform:issuance:check_in"),
+            Self::Issuance(Issuance::Earning) => f.write_str("platform:issuance:earning"),
+            Self::Issuance(Issuance::Recharge) => f.write_str("platform:issuance:recharge"),
+            Self::Issuance(Issuance::Adjustment) => f.write_str("platform:issuance:adjustment"),
+            Self::Revenue => f.write_str("platform:revenue"),
+            Self::Expiry => f.write_str("platform:expiry"),
+        }
+    }
+}
+
+/// What an event means in the books. The amounts of one event always sum to zero.
+pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
+    match (stream, event) {
+        (StreamId::PointsAccount(user), Event::PointsAccount(event)) => of_points_account(*user, event),
+        // The order only marks the payment; the points are the account's events'.
+        (StreamId::RechargeOrder(_), Event::RechargeOrder(_)) => Vec::new(),
+        // No such event can be decoded.
+        (StreamId::PointsAccount(_), Event::RechargeOrder(_))
+        | (StreamId::RechargeOrder(_), Event::PointsAccount(_)) => Vec::new(),
+    }
+}
+
+fn of_points_account(user: UserId, event: &points_account::Event) -> Vec<Posting> {
+    use points_account::Event as E;
+    let available = User { user, standing: Standing::Available };
+    let held = User { user, standing: Standing::Held };
+    match event {
+        E::CheckedIn { points, expires_at, day: _, days_in_a_row: _ } => {
+            let credited = Purse::promo(*points, *expires_at);
+            between(&Account::Issuance(Issuance::CheckIn), &available, &credited)
+        }
+        E::Earned { credited, reason: _ } => between(&Account::Issuance(Issuance::Earning), &available, credited),
+        E::Recharged { points, order: _ } => {
+            between(&Account::Issuance(Issuance::Recharge), &available, &Purse::paid(*points))
+        }
+        E::Spent { taken, spend: _, product: _, refundable_until: _ } => between(&available, &Account::Revenue, taken),
+        E::Held { taken, hold: _, reason: _, expires_at: _ } => between(&available, &held, taken),
+        E::Captured { taken, hold: _ } => between(&held, &Account::Revenue, taken),
+        E::Released { returned, hold: _, cause: ReleaseCause::Requested | ReleaseCause::Expired } => {
+            between(&held, &available, returned)
+        }
+        E::Refunded { returned, spend: _ } => between(&Account::Revenue, &available, returned),
+        E::Expired { lots } => between(&available, &Account::Expiry, lots),
+        E::Adjusted { direction: Direction::Credit, moved, reason: _ } => {
+            between(&Account::Issuance(Issuance::Adjustment), &available, moved)
+        }
+        E::Adjusted { direction: Direction::Debit, moved, reason: _ } => {
+            between(&available, &Account::Issuance(Issuance::Adjustment), moved)
+        }
+    }
+}
+
+/// One side of an entry: a user's side has an account for each bucket, the platform's has one.
+trait Side {
+    fn post(&self, moved: &Purse, sign: i64) -> Vec<Posting>;
+}
+
+struct User {
+    user: UserId,
+    standing: Standing,
+}
+
+impl Side for User {
+    fn post(&self, moved: &Purse, sign: i64) -> Vec<Posting> {
+        let Self { user, standing } = *self;
+        let of = |bucket| Posting {
+            account: Account::User { user, standing, bucket },
+            amount: sign * moved.of(bucket).get(),
+        };
+        Bucket::ALL.into_iter().map(of).filter(|posting| posting.amount != 0).collect()
+    }
+}
+
+impl Side for Account {
+    fn post(&self, moved: &Purse, sign: i64) -> Vec<Posting> {
+        let total: Points = moved.total();
+        if total.is_zero() {
+            return Vec::new();
+        }
+        vec![Posting { account: self.clone(), amount: sign * total.get() }]
+    }
+}
+
+fn between(from: &impl Side, to: &impl Side, moved: &Purse) -> Vec<Posting> {
+    let mut postings = from.post(moved, -1);
+    postings.extend(to.post(moved, 1));
+    postings
+}
+
+#[cfg(test)]
+mod tests;

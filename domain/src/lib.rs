@@ -1,0 +1,29 @@
+//! The pure rules of SkyRiff. No IO, no clock, no randomness, no panics: ids and times arrive in the commands, and
+//! every function gives the same answer for the same input for ever, because events are folded again for ever.
+//!
+//! Read in this order: what things are called ([`id`], [`points`], [`shard`]), what the aggregates decide
+//! ([`points_account`], [`recharge_order`]), what one request may change at once ([`command`], [`stream`]), how a
+//! decision is kept ([`event`]), and what it means in the books ([`ledger`]).
+
+pub mod id;
+pub mod label;
+pub mod points;
+pub mod shard;
+
+pub mod points_account;
+pub mod recharge_order;
+
+pub mod command;
+pub mod stream;
+
+pub mod event;
+pub mod ledger;
+
+pub use command::{Command, Intent, Refusal};
+pub use event::{Metadata, RecordedEvent};
+pub use id::{CommandId, HoldId, OrderId, SpendId, UserId};
+pub use label::{Label, Note};
+pub use points::{Bucket, Points, Purse};
+pub use points_account::PointsPolicy;
+pub use shard::{LogPosition, Position, ShardCount, ShardId, shard_of};
+pub use stream::{Event, State, StreamId, Streams};
