@@ -1,0 +1,247 @@
+//! A command on its way: what is handed in, and what comes back.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use skyriff_domain::{
+    Command, CommandId, Intent, LogPosition, Metadata, PointsPolicy, Refusal, ShardCount, ShardId, StreamId, UserId,
+    shard_of,
+};
+use sqlx::postgres::PgConnectOptions;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::executor::{self, Executor, Pending, SnapshotWriter};
+
+/// A command with everything that is fixed when it arrives.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// The same for every retry.
+    pub id: CommandId,
+    /// Tells a retry from another command under the same key.
+    pub fingerprint: Fingerprint,
+    /// What is asked.
+    pub command: Command,
+    /// Who asks; goes into every event.
+    pub metadata: Metadata,
+}
+
+/// What a command asks for, as 128 bits: two that differ were not the same request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub Uuid);
+
+impl Fingerprint {
+    /// Over what the client said; a time that the server filled in is not part of it.
+    ///
+    /// # Errors
+    /// None for the intents there are; the signature is serde's.
+    pub fn of(user: UserId, said_at: Option<DateTime<Utc>>, intent: &Intent) -> Result<Self, serde_json::Error> {
+        #[derive(Serialize)]
+        struct Said<'a> {
+            user: UserId,
+            at: Option<DateTime<Utc>>,
+            intent: &'a Intent,
+        }
+        let digest = Sha256::digest(serde_json::to_vec(&Said { user, at: said_at, intent })?);
+        let mut half = [0; 16];
+        half.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+        Ok(Self(Uuid::from_bytes(half)))
+    }
+}
+
+/// What came of an accepted command.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Receipt {
+    /// The command's last event; the head of the shard when it recorded nothing.
+    pub position: LogPosition,
+    /// What it recorded, oldest first.
+    pub recorded: Vec<Recorded>,
+    /// Whether an earlier attempt did it, and this is its answer again.
+    pub replayed: bool,
+}
+
+/// One recorded event, as stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// Where.
+    pub position: LogPosition,
+    /// Of which stream.
+    pub stream: StreamId,
+    /// Which of the stream's events.
+    pub sequence: i64,
+    /// Its JSON, byte for byte.
+    pub payload: String,
+    /// When it happened.
+    pub occurred_at: DateTime<Utc>,
+    /// When the database recorded it.
+    pub recorded_at: DateTime<Utc>,
+}
+
+/// Why a command was not accepted.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// A rule said no; nothing was recorded.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The idempotency key belongs to another command; nothing was recorded.
+    #[error("the idempotency key was used for another command")]
+    KeyReused,
+    /// The queue is full; nothing was recorded.
+    #[error("the queue is full")]
+    Overloaded,
+    /// Others kept changing the same streams; nothing was recorded.
+    #[error("the command kept losing the race for its streams")]
+    Conflict,
+    /// The event store cannot be reached; nothing was recorded.
+    #[error("the event store cannot be reached")]
+    Unavailable,
+    /// The event store went away while it was appending. It may or may not be recorded.
+    #[error("the event store went away in the middle of an append")]
+    OutcomeUnknown,
+    /// Something of ours is broken; nothing was recorded.
+    #[error("the event store refused the append: {0}")]
+    Fault(Arc<str>),
+}
+
+/// How much the command side takes on.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Executors for each database. Few make large batches; two overlap deciding with committing.
+    pub executors_per_database: usize,
+    /// Commands that may wait for one executor; more are refused at once.
+    pub queue_max: usize,
+    /// Commands in one append.
+    pub batch_max: usize,
+    /// Memory for streams, in bytes, over all executors.
+    pub cache_bytes_max: usize,
+    /// Events of a stream between two snapshots of it.
+    pub snapshot_every: i64,
+    /// How long a command is tried for before it is answered as unavailable.
+    pub patience: Duration,
+    /// How long one append may take before its connection is given up.
+    pub append_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            executors_per_database: 2,
+            queue_max: 4_096,
+            batch_max: 1_024,
+            cache_bytes_max: 256 * 1_024 * 1_024,
+            snapshot_every: 500,
+            patience: Duration::from_secs(10),
+            append_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// One database of the event store and the shards that live there.
+#[derive(Clone, Debug)]
+pub struct EventDatabase {
+    /// How to connect, as the role that may append.
+    pub options: PgConnectOptions,
+    /// Its shards.
+    pub shards: Vec<ShardId>,
+}
+
+/// Where commands are handed in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Commands {
+    shard_count: ShardCount,
+    queues: Arc<HashMap<ShardId, mpsc::Sender<Pending>>>,
+}
+
+/// The running command side.
+#[derive(Debug)]
+pub struct CommandSide {
+    /// Where commands are handed in.
+    pub commands: Commands,
+    tasks: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl CommandSide {
+    /// Start the executors. They connect by themselves, and again whenever the connection is lost.
+    pub fn start(databases: &[EventDatabase], shard_count: ShardCount, policy: &PointsPolicy, limits: &Limits) -> Self {
+        let stop = CancellationToken::new();
+        let mut queues = HashMap::new();
+        let mut tasks = Vec::new();
+        let executors = databases.len().max(1) * limits.executors_per_database.max(1);
+        for database in databases {
+            let (snapshots, writer) = SnapshotWriter::start(database.options.clone());
+            tasks.push(writer);
+            for index in 0..limits.executors_per_database.max(1) {
+                let of_this = database.shards.iter().enumerate();
+                let of_this = of_this.filter(|(place, _)| place % limits.executors_per_database.max(1) == index);
+                let shards: Vec<_> = of_this.map(|(_, shard)| *shard).collect();
+                let (queue, waiting) = mpsc::channel(limits.queue_max);
+                queues.extend(shards.iter().map(|shard| (*shard, queue.clone())));
+                let settings = executor::Settings {
+                    name: format!("{}-{index}", database.options.get_database().unwrap_or("events")).into(),
+                    shards,
+                    policy: policy.clone(),
+                    cache_bytes_max: limits.cache_bytes_max / executors,
+                    limits: limits.clone(),
+                };
+                let executor = Executor::new(settings, database.options.clone(), waiting, snapshots.clone());
+                tasks.push(tokio::spawn(executor.run(stop.clone())));
+            }
+        }
+        Self { commands: Commands { shard_count, queues: Arc::new(queues) }, tasks, stop }
+    }
+
+    /// Take no more commands, answer the ones that wait, and end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        drop(self.commands);
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "an executor ended badly");
+            }
+        }
+    }
+
+    /// Ends when a task of the command side ended although nobody stopped it: a bug, and the process should end too.
+    pub async fn failed(&mut self) -> String {
+        let ended = std::future::poll_fn(|context| {
+            let ended = self.tasks.iter_mut().find_map(|task| match std::pin::Pin::new(task).poll(context) {
+                std::task::Poll::Ready(result) => Some(result),
+                std::task::Poll::Pending => None,
+            });
+            ended.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+        })
+        .await;
+        match ended {
+            Ok(()) => "an executor ended by itself".to_owned(),
+            Err(error) => format!("an executor ended badly: {error}"),
+        }
+    }
+}
+
+impl Commands {
+    /// Decide a command and append what it records; answers when that is durable.
+    ///
+    /// # Errors
+    /// [`Failure`]; every one but [`Failure::OutcomeUnknown`] means that nothing was recorded.
+    pub async fn execute(&self, submission: Submission) -> Result<Receipt, Failure> {
+        let shard = shard_of(submission.command.user, self.shard_count);
+        let queue = self.queues.get(&shard).ok_or(Failure::Unavailable)?;
+        let (answer, answered) = oneshot::channel();
+        queue.try_send(Pending::new(submission, shard, answer)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                ::metrics::counter!(crate::metrics::OVERLOADED).increment(1);
+                Failure::Overloaded
+            }
+            mpsc::error::TrySendError::Closed(_) => Failure::Unavailable,
+        })?;
+        // An executor that dies takes its queue with it; what it was appending is then unknown.
+        answered.await.unwrap_or(Err(Failure::OutcomeUnknown))
+    }
+}

@@ -1,0 +1,58 @@
+//! What a connection that appends is set up with, and the locks that it may take ahead of an append.
+
+use std::time::Duration;
+
+use skyriff_domain::{Position, ShardId};
+use sqlx::PgConnection;
+
+use super::{StoreError, append::number};
+
+/// Bound every wait on the server as well, so that an append that was given up here ends there too.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn prepare(connection: &mut PgConnection, append_timeout: Duration) -> Result<(), StoreError> {
+    let limit_ms = append_timeout.as_millis().to_string();
+    sqlx::query(
+        "SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', $1, false),
+                set_config('idle_in_transaction_session_timeout', $1, false),
+                set_config('synchronous_commit', 'on', false), set_config('plan_cache_mode', 'force_generic_plan', false)",
+    )
+    .bind(limit_ms)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Begin a transaction that owns these shards (ascending) until [`commit`] or [`abandon`]; their heads.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn lock(connection: &mut PgConnection, shards: &[ShardId]) -> Result<Vec<Position>, StoreError> {
+    sqlx::query("BEGIN").execute(&mut *connection).await?;
+    let numbers: Vec<_> = shards.iter().map(|shard| number(*shard)).collect();
+    let heads: Vec<(i64,)> =
+        sqlx::query_as("SELECT position FROM heads WHERE shard = ANY ($1) ORDER BY shard FOR UPDATE")
+            .bind(numbers)
+            .fetch_all(connection)
+            .await?;
+    Ok(heads.into_iter().map(|(head,)| Position(head)).collect())
+}
+
+/// Make what was done since [`lock`] durable.
+///
+/// # Errors
+/// [`StoreError`]; with [`StoreError::Lost`] nobody knows whether it is.
+pub async fn commit(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("COMMIT").execute(connection).await?;
+    Ok(())
+}
+
+/// Undo what was done since [`lock`].
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn abandon(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("ROLLBACK").execute(connection).await?;
+    Ok(())
+}

@@ -1,0 +1,648 @@
+//! One executor: takes whatever commands wait for its shards, decides them one after the other on the streams in
+//! memory, appends all of it at once, answers.
+//!
+//! Batches make themselves: while one commits, the next one gathers. A lone command commits at once; ten thousand
+//! commands for one account are a few batches, and no conflicts.
+//!
+//! # What must hold
+//! * Memory never runs ahead of the log: streams that a batch has changed are forgotten when its append did not go
+//!   through, whatever the reason.
+//! * Nothing is decided on stale state, not even a refusal: an append goes through only if the heads of its shards are
+//!   where this executor knows them, or else if every stream that the batch read is unchanged.
+//! * `known` says up to where the streams in memory have seen their shard. It only moves over events that this
+//!   executor appended itself or has caught up on.
+//! * Nothing is answered as long as it could still turn out otherwise. When a connection dies in the middle of an
+//!   append, the same commands are decided and appended again under the same ids: what went through is found by its id.
+
+mod cache;
+mod snapshots;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ::metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use skyriff_domain::{CommandId, LogPosition, PointsPolicy, Position, Refusal, ShardId};
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::cache::StreamCache;
+pub(crate) use self::snapshots::SnapshotWriter;
+use crate::{
+    Failure, Receipt, Recorded, Submission,
+    commands::Limits,
+    event_store::{self, Accepted, Appended, Batch, NewEvent, StoreError},
+    metrics,
+};
+
+/// How often a batch may lose a race before it takes the locks first.
+const OPTIMISTIC_ATTEMPTS: u32 = 2;
+/// How often a batch may meet a sequence that another shard's append has taken, before its commands are answered.
+const CONFLICTS_MAX: u32 = 8;
+/// More events of others than this are not read to catch up; the streams in memory are forgotten instead.
+const CATCH_UP_EVENTS_MAX: i64 = 10_000;
+/// The wait before trying again what the database could not do just now, and its growth.
+const BACK_OFF: Duration = Duration::from_millis(20);
+const BACK_OFF_MAX: Duration = Duration::from_millis(500);
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What makes one executor differ from another.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// For logs and metrics.
+    pub(crate) name: Arc<str>,
+    pub(crate) shards: Vec<ShardId>,
+    pub(crate) policy: PointsPolicy,
+    pub(crate) cache_bytes_max: usize,
+    pub(crate) limits: Limits,
+}
+
+/// A command that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    submission: Submission,
+    shard: ShardId,
+    answer: oneshot::Sender<Result<Receipt, Failure>>,
+    arrived: Instant,
+    /// Whether an append that had it may have gone through.
+    attempted: bool,
+}
+
+impl Pending {
+    pub(crate) fn new(
+        submission: Submission,
+        shard: ShardId,
+        answer: oneshot::Sender<Result<Receipt, Failure>>,
+    ) -> Self {
+        Self { submission, shard, answer, arrived: Instant::now(), attempted: false }
+    }
+
+    fn id(&self) -> CommandId {
+        self.submission.id
+    }
+
+    /// Whoever asked may have gone; the answer is then for their retry to find.
+    fn answer(self, answer: Result<Receipt, Failure>) {
+        let outcome = match &answer {
+            Ok(Receipt { replayed: false, .. }) => "accepted",
+            Ok(Receipt { replayed: true, .. }) => "replayed",
+            Err(Failure::Refused(_)) => "refused",
+            Err(Failure::KeyReused) => "key_reused",
+            Err(Failure::Conflict) => "conflict",
+            Err(Failure::Unavailable | Failure::Overloaded) => "unavailable",
+            Err(Failure::OutcomeUnknown) => "unknown",
+            Err(Failure::Fault(_)) => "fault",
+        };
+        counter!(metrics::COMMANDS, "outcome" => outcome).increment(1);
+        self.answer.send(answer).ok();
+    }
+}
+
+/// A command of the batch, decided.
+enum Decided {
+    Accepted { last: LogOffset, events: usize },
+    Refused(Refusal),
+}
+
+/// A place in the batch: which of its shards, and how many of the batch's events there are up to it.
+#[derive(Clone, Copy)]
+struct LogOffset {
+    shard: usize,
+    offset: i64,
+}
+
+struct Meters {
+    queue_depth: Gauge,
+    batch: Histogram,
+    wait: Histogram,
+    load: Histogram,
+    decide: Histogram,
+    append: Histogram,
+    conflicts: Counter,
+    caught_up: Counter,
+    hits: Counter,
+    misses: Counter,
+    cache_bytes: Gauge,
+    connections_lost: Counter,
+}
+
+impl Meters {
+    fn new(name: &Arc<str>) -> Self {
+        let label = || [("executor", name.to_string())];
+        Self {
+            queue_depth: gauge!(metrics::QUEUE_DEPTH, &label()),
+            batch: histogram!(metrics::BATCH_COMMANDS, &label()),
+            wait: histogram!(metrics::WAIT_SECONDS, &label()),
+            load: histogram!(metrics::LOAD_SECONDS, &label()),
+            decide: histogram!(metrics::DECIDE_SECONDS, &label()),
+            append: histogram!(metrics::APPEND_SECONDS, &label()),
+            conflicts: counter!(metrics::CONFLICTS, &label()),
+            caught_up: counter!(metrics::CAUGHT_UP, &label()),
+            hits: counter!(metrics::CACHE_HITS, &label()),
+            misses: counter!(metrics::CACHE_MISSES, &label()),
+            cache_bytes: gauge!(metrics::CACHE_BYTES, &label()),
+            connections_lost: counter!(metrics::CONNECTIONS_LOST, &label()),
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Executor {
+    settings: Settings,
+    options: PgConnectOptions,
+    waiting: mpsc::Receiver<Pending>,
+    snapshots: SnapshotWriter,
+    connection: Option<PgConnection>,
+    cache: StreamCache,
+    known: BTreeMap<ShardId, Position>,
+    /// Whether the connection is in a transaction that owns the batch's shards.
+    locked: bool,
+    meters: Meters,
+}
+
+impl Executor {
+    pub(crate) fn new(
+        settings: Settings,
+        options: PgConnectOptions,
+        waiting: mpsc::Receiver<Pending>,
+        snapshots: SnapshotWriter,
+    ) -> Self {
+        let meters = Meters::new(&settings.name);
+        let (cache, known) = (StreamCache::default(), BTreeMap::new());
+        Self { settings, options, waiting, snapshots, connection: None, cache, known, locked: false, meters }
+    }
+
+    /// Work until stopped, then answer what already waits, and end.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut closing = false;
+        loop {
+            let mut batch = Vec::new();
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if !closing => {
+                    self.waiting.close();
+                    closing = true;
+                    continue;
+                }
+                received = self.waiting.recv_many(&mut batch, self.settings.limits.batch_max) => {
+                    if received == 0 {
+                        break;
+                    }
+                }
+            }
+            self.meters.queue_depth.set(count(self.waiting.len()));
+            self.meters.batch.record(count(batch.len()));
+            for pending in &batch {
+                self.meters.wait.record(pending.arrived.elapsed());
+            }
+            self.process(batch).await;
+            self.tidy();
+        }
+        if let Some(connection) = self.connection.take() {
+            connection.close().await.ok();
+        }
+    }
+
+    /// Answer every command of a batch.
+    async fn process(&mut self, mut todo: Vec<Pending>) {
+        let (mut races_lost, mut conflicts, mut back_off) = (0, 0, BACK_OFF);
+        loop {
+            todo = self.give_up_on_overdue(todo);
+            if todo.is_empty() {
+                return;
+            }
+            let attempt = if races_lost < OPTIMISTIC_ATTEMPTS {
+                self.attempt(&mut todo).await
+            } else {
+                self.attempt_with_locks(&mut todo).await
+            };
+            match attempt {
+                Ok(Attempt::Progress) => {}
+                Ok(Attempt::Stale) => {
+                    races_lost += 1;
+                    self.meters.conflicts.increment(1);
+                }
+                Err(StoreError::Lost(error)) => {
+                    self.disconnect(&error);
+                    tokio::time::sleep(back_off).await;
+                    back_off = (back_off * 2).min(BACK_OFF_MAX);
+                }
+                Err(StoreError::TryAgain(error)) => {
+                    tracing::warn!(executor = %self.settings.name, %error, "the event store could not append; trying again");
+                    tokio::time::sleep(back_off).await;
+                    back_off = (back_off * 2).min(BACK_OFF_MAX);
+                }
+                Err(StoreError::Conflict(_)) if conflicts < CONFLICTS_MAX => {
+                    conflicts += 1;
+                    self.meters.conflicts.increment(1);
+                }
+                Err(StoreError::Conflict(_)) => {
+                    todo.drain(..).for_each(|pending| pending.answer(Err(Failure::Conflict)));
+                }
+                // One command that the database will never take must not harm its neighbours.
+                Err(StoreError::Rejected(_) | StoreError::Unreadable(_)) if todo.len() > 1 => {
+                    for pending in todo.drain(..) {
+                        Box::pin(self.process(vec![pending])).await;
+                    }
+                }
+                Err(error @ (StoreError::Rejected(_) | StoreError::Unreadable(_))) => {
+                    let reason = explain(&error);
+                    tracing::error!(executor = %self.settings.name, error = %reason, "the event store rejected a command");
+                    let reason: Arc<str> = reason.into();
+                    todo.drain(..).for_each(|pending| pending.answer(Err(Failure::Fault(Arc::clone(&reason)))));
+                }
+            }
+        }
+    }
+
+    /// Answer the commands that were tried for long enough, and drop those that nobody waits for and nothing tried.
+    fn give_up_on_overdue(&self, todo: Vec<Pending>) -> Vec<Pending> {
+        let patience = self.settings.limits.patience;
+        let (overdue, rest): (Vec<_>, Vec<_>) =
+            todo.into_iter().partition(|pending| pending.arrived.elapsed() > patience);
+        for pending in overdue {
+            let failure = if pending.attempted { Failure::OutcomeUnknown } else { Failure::Unavailable };
+            pending.answer(Err(failure));
+        }
+        rest.into_iter().filter(|pending| pending.attempted || !pending.answer.is_closed()).collect()
+    }
+
+    /// As [`Executor::attempt`], but holding the locks of the shards from before the streams are read until the commit:
+    /// nobody can win the race any more.
+    async fn attempt_with_locks(&mut self, todo: &mut Vec<Pending>) -> Result<Attempt, StoreError> {
+        let shards: Vec<_> =
+            todo.iter().map(|pending| pending.shard).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+        self.connect().await?;
+        let connection = self.connection.as_mut().ok_or_else(disconnected)?;
+        let locked = event_store::lock(connection, &shards).await?;
+        self.locked = true;
+        let attempt = async {
+            for (shard, head) in shards.into_iter().zip(locked) {
+                self.catch_up(shard, head).await?;
+            }
+            self.attempt(todo).await
+        }
+        .await;
+        if std::mem::take(&mut self.locked)
+            && let Some(connection) = self.connection.as_mut()
+        {
+            event_store::abandon(connection).await?;
+        }
+        attempt
+    }
+
+    /// Decide the commands and append what they record, once. Answered commands leave `todo`; the others stay, and
+    /// memory is as if they had not been decided.
+    async fn attempt(&mut self, todo: &mut Vec<Pending>) -> Result<Attempt, StoreError> {
+        self.connect().await?;
+        let waiting = take_first_of_each(todo);
+        let mut waiting = match self.load(&waiting).await {
+            Ok(()) => waiting,
+            Err(error) => {
+                todo.splice(0..0, waiting);
+                return Err(error);
+            }
+        };
+        let started = Instant::now();
+        let (batch, decided) = self.decide(&waiting);
+        self.meters.decide.record(started.elapsed());
+
+        let changed: HashSet<_> = batch.events.iter().map(|event| event.stream).collect();
+        for (pending, decided) in waiting.iter_mut().zip(&decided) {
+            pending.attempted |= matches!(decided, Decided::Accepted { .. });
+        }
+        let appended = self.append(&batch).await;
+        if !matches!(appended, Ok(Appended::Done { .. })) {
+            changed.iter().for_each(|stream| self.cache.forget(stream));
+        }
+        match appended {
+            Ok(Appended::Done { heads, recorded_at }) => {
+                let shards = batch.shards.clone();
+                let new_events = new_events(&batch);
+                self.cache.settle(&changed);
+                answer(waiting, decided, batch, &heads, recorded_at);
+                for (((shard, known), head), new_events) in shards.into_iter().zip(heads).zip(new_events) {
+                    if head != known {
+                        self.catch_up(shard, head).await?;
+                    }
+                    self.known.insert(shard, Position(head.0 + new_events));
+                }
+                Ok(Attempt::Progress)
+            }
+            Ok(Appended::Stale { heads, streams }) => {
+                for place in streams {
+                    if let Some((stream, _)) = batch.streams.get(place) {
+                        self.cache.forget(stream);
+                    }
+                }
+                let shards: Vec<_> = batch.shards.iter().map(|(shard, _)| *shard).collect();
+                todo.splice(0..0, waiting);
+                for (shard, head) in shards.into_iter().zip(heads) {
+                    self.catch_up(shard, head).await?;
+                }
+                Ok(Attempt::Stale)
+            }
+            Ok(Appended::Repeated { commands }) => {
+                let repeated: HashSet<_> = commands.iter().copied().collect();
+                let (repeated, rest): (Vec<_>, Vec<_>) =
+                    waiting.into_iter().partition(|pending| repeated.contains(&pending.id()));
+                todo.splice(0..0, rest);
+                self.answer_again(repeated, &commands, todo).await?;
+                Ok(Attempt::Progress)
+            }
+            Err(error) => {
+                if matches!(error, StoreError::Conflict(_)) {
+                    batch.streams.iter().for_each(|(stream, _)| self.cache.forget(stream));
+                }
+                todo.splice(0..0, waiting);
+                Err(error)
+            }
+        }
+    }
+
+    /// Answer commands that were recorded before, with their first answer.
+    async fn answer_again(
+        &mut self,
+        repeated: Vec<Pending>,
+        ids: &[CommandId],
+        todo: &mut Vec<Pending>,
+    ) -> Result<(), StoreError> {
+        let connection = self.connection.as_mut().ok_or_else(disconnected)?;
+        let mut answers = match event_store::first_answers(connection, ids).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                todo.extend(repeated);
+                return Err(error);
+            }
+        };
+        for pending in repeated {
+            match answers.remove(&pending.id()) {
+                Some(first) if first.fingerprint == pending.submission.fingerprint => {
+                    // When our own append did it and only its answer was lost, this is the first answer.
+                    let replayed = !pending.attempted;
+                    pending.answer(Ok(Receipt { replayed, ..first.receipt }));
+                }
+                Some(_) => pending.answer(Err(Failure::KeyReused)),
+                None => todo.push(pending),
+            }
+        }
+        Ok(())
+    }
+
+    /// Bring every stream of the batch into memory.
+    async fn load(&mut self, waiting: &[Pending]) -> Result<(), StoreError> {
+        let mut missing = Vec::new();
+        let mut asked = HashSet::new();
+        for stream in waiting.iter().flat_map(|pending| pending.submission.command.streams()) {
+            if self.cache.touch(&stream) {
+                self.meters.hits.increment(1);
+            } else if asked.insert(stream) {
+                missing.push(stream);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.meters.misses.increment(u64::try_from(missing.len()).unwrap_or(u64::MAX));
+        let started = Instant::now();
+        let connection = self.connection.as_mut().ok_or_else(disconnected)?;
+        for loaded in event_store::load(connection, &missing).await? {
+            self.cache.insert(loaded);
+        }
+        self.meters.load.record(started.elapsed());
+        Ok(())
+    }
+
+    /// Decide each command in turn, each on what the ones before it recorded.
+    fn decide(&mut self, waiting: &[Pending]) -> (Batch, Vec<Decided>) {
+        let mut batch = Batch::default();
+        let mut places = BTreeMap::new();
+        for pending in waiting {
+            places.insert(pending.shard, 0);
+        }
+        for (place, (shard, index)) in places.iter_mut().enumerate() {
+            *index = place;
+            batch.shards.push((*shard, self.known.get(shard).copied().unwrap_or_default()));
+        }
+        let mut read = HashMap::new();
+        let mut new_events = vec![0_i64; batch.shards.len()];
+        let mut decided = Vec::with_capacity(waiting.len());
+        for pending in waiting {
+            let submission = &pending.submission;
+            for stream in submission.command.streams() {
+                read.entry(stream).or_insert_with(|| self.cache.sequence(&stream));
+            }
+            let shard = places.get(&pending.shard).copied().unwrap_or_default();
+            match submission.command.decide(&self.cache, &self.settings.policy) {
+                Err(refusal) => {
+                    batch.refused.push(submission.id);
+                    decided.push(Decided::Refused(refusal));
+                }
+                Ok(events) => {
+                    let recorded = events.len();
+                    let metadata = serde_json::to_string(&submission.metadata).unwrap_or_else(|_| "{}".to_owned());
+                    for (stream, event) in events {
+                        let sequence = self.cache.apply(&stream, &event);
+                        let offset = new_events.get_mut(shard).map_or(0, |count| {
+                            *count += 1;
+                            *count
+                        });
+                        batch.events.push(NewEvent {
+                            shard,
+                            offset,
+                            stream,
+                            sequence,
+                            event_type: event.event_type(),
+                            event_version: event.event_version(),
+                            // Events are plain data with string keys; serde_json cannot fail on them.
+                            payload: event.payload().unwrap_or_default(),
+                            metadata: metadata.clone(),
+                            occurred_at: submission.command.at,
+                        });
+                    }
+                    let last = LogOffset { shard, offset: new_events.get(shard).copied().unwrap_or_default() };
+                    batch.accepted.push(Accepted {
+                        id: submission.id,
+                        fingerprint: submission.fingerprint,
+                        shard,
+                        last_offset: last.offset,
+                        events: i32::try_from(recorded).unwrap_or(i32::MAX),
+                    });
+                    decided.push(Decided::Accepted { last, events: recorded });
+                }
+            }
+        }
+        batch.streams = read.into_iter().collect();
+        (batch, decided)
+    }
+
+    /// An append that takes too long counts as a lost connection: nobody knows what comes of it.
+    async fn append(&mut self, batch: &Batch) -> Result<Appended, StoreError> {
+        let started = Instant::now();
+        let connection = self.connection.as_mut().ok_or_else(disconnected)?;
+        let locked = &mut self.locked;
+        let append = async {
+            let appended = event_store::append(connection, batch).await?;
+            if *locked && matches!(appended, Appended::Done { .. }) {
+                event_store::commit(connection).await?;
+                *locked = false;
+            }
+            Ok(appended)
+        };
+        let appended = timeout(self.settings.limits.append_timeout, append).await;
+        self.meters.append.record(started.elapsed());
+        appended.unwrap_or_else(|_| Err(StoreError::Lost(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))))
+    }
+
+    /// Apply what others have appended to the streams in memory, so that `known` is `head`.
+    async fn catch_up(&mut self, shard: ShardId, head: Position) -> Result<(), StoreError> {
+        let known = self.known.get(&shard).copied().unwrap_or_default();
+        if head == known {
+            return Ok(());
+        }
+        // A log that is shorter than what we knew is another log: a restored backup, a replica promoted too early.
+        if head < known || head.0 - known.0 > CATCH_UP_EVENTS_MAX {
+            self.cache.clear();
+        } else {
+            let connection = self.connection.as_mut().ok_or_else(disconnected)?;
+            let events = match event_store::catch_up(connection, shard, known, head).await {
+                Ok(events) => events,
+                Err(error) => {
+                    self.cache.clear();
+                    return Err(error);
+                }
+            };
+            self.meters.caught_up.increment(u64::try_from(events.len()).unwrap_or(0));
+            for (stream, sequence, event) in events {
+                self.cache.follow(&stream, sequence, &event);
+            }
+        }
+        self.known.insert(shard, head);
+        Ok(())
+    }
+
+    /// Connect if need be. Memory starts empty, with the heads as they are before anything is loaded.
+    async fn connect(&mut self) -> Result<(), StoreError> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        let options = self.options.clone().application_name("skyriff command");
+        let connect = async {
+            let mut connection = options.connect().await?;
+            event_store::prepare(&mut connection, self.settings.limits.append_timeout).await?;
+            let heads = event_store::heads(&mut connection, &self.settings.shards).await?;
+            Ok::<_, StoreError>((connection, heads))
+        };
+        let connected = timeout(CONNECT_TIMEOUT, connect).await;
+        let (connection, heads) =
+            connected.map_err(|_| StoreError::Lost(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))??;
+        self.cache.clear();
+        self.known.clear();
+        for (shard, head) in self.settings.shards.iter().zip(heads) {
+            let missing = || format!("the event store database does not hold shard {shard}");
+            let head = head.ok_or_else(|| StoreError::Rejected(sqlx::Error::Configuration(missing().into())))?;
+            self.known.insert(*shard, head);
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    fn disconnect(&mut self, error: &sqlx::Error) {
+        if self.connection.take().is_some() {
+            self.meters.connections_lost.increment(1);
+            tracing::warn!(executor = %self.settings.name, %error, "lost the event store; connecting again");
+        }
+        self.locked = false;
+        self.cache.clear();
+    }
+
+    /// Between batches: snapshots that are due, and memory back within its bound.
+    fn tidy(&mut self) {
+        let (every, bytes_max) = (self.settings.limits.snapshot_every, self.settings.cache_bytes_max);
+        let snapshots = &self.snapshots;
+        self.cache.snapshots_due(every, |snapshot| snapshots.offer(snapshot));
+        self.cache.shrink(bytes_max, every, |snapshot| snapshots.offer(snapshot));
+        self.meters.cache_bytes.set(count(self.cache.bytes()));
+    }
+}
+
+enum Attempt {
+    /// What could be answered has been.
+    Progress,
+    /// Somebody else was faster.
+    Stale,
+}
+
+/// Take the first command of each id out; a second one with the same id waits for the first one's answer to be found.
+fn take_first_of_each(todo: &mut Vec<Pending>) -> Vec<Pending> {
+    let mut seen = HashSet::with_capacity(todo.len());
+    let (first, later): (Vec<_>, Vec<_>) = todo.drain(..).partition(|pending| seen.insert(pending.id()));
+    *todo = later;
+    first
+}
+
+fn new_events(batch: &Batch) -> Vec<i64> {
+    let mut counts = vec![0; batch.shards.len()];
+    for event in &batch.events {
+        if let Some(count) = counts.get_mut(event.shard) {
+            *count = event.offset;
+        }
+    }
+    counts
+}
+
+/// Tell everybody what came of their command.
+fn answer(
+    waiting: Vec<Pending>,
+    decided: Vec<Decided>,
+    batch: Batch,
+    heads: &[Position],
+    recorded_at: Option<chrono::DateTime<chrono::Utc>>,
+) {
+    let position = |at: LogOffset| {
+        let (shard, head) = (batch.shards.get(at.shard), heads.get(at.shard));
+        LogPosition {
+            shard: shard.map_or(ShardId(0), |(shard, _)| *shard),
+            position: Position(head.copied().unwrap_or_default().0 + at.offset),
+        }
+    };
+    let mut new_events = batch.events.into_iter();
+    for (pending, decided) in waiting.into_iter().zip(decided) {
+        match decided {
+            Decided::Refused(refusal) => pending.answer(Err(Failure::Refused(refusal))),
+            Decided::Accepted { last, events } => {
+                let recorded = new_events.by_ref().take(events).map(|event| Recorded {
+                    position: position(LogOffset { shard: event.shard, offset: event.offset }),
+                    stream: event.stream,
+                    sequence: event.sequence,
+                    payload: event.payload,
+                    occurred_at: event.occurred_at,
+                    recorded_at: recorded_at.unwrap_or(event.occurred_at),
+                });
+                let recorded = recorded.collect();
+                pending.answer(Ok(Receipt { position: position(last), recorded, replayed: false }));
+            }
+        }
+    }
+}
+
+fn explain(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn disconnected() -> StoreError {
+    StoreError::Lost(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()))
+}
+
+/// For gauges, which are floating-point; the numbers are small.
+fn count(number: usize) -> f64 {
+    u32::try_from(number).map_or(f64::from(u32::MAX), f64::from)
+}

@@ -1,0 +1,253 @@
+//! From a request to a submission, and from what came of it to an answer: the same for every command.
+
+use axum::{
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{HeaderName, HeaderValue, StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, SubsecRound, Utc};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use skyriff_domain::{Command, CommandId, Intent, Metadata, Refusal, UserId, points_account, recharge_order};
+use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right};
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::{Commands, Failure, Fingerprint, Receipt, Submission};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// On every accepted command: where it landed, for `Skyriff-At-Least` of the next read.
+const POSITION: HeaderName = HeaderName::from_static("skyriff-position");
+/// On an answer that an earlier attempt earned.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// How far ahead of our clock a business time may be, in seconds.
+const CLOCK_SKEW_MAX_S: i64 = 300;
+
+/// Who sends a command, under which key, in which request.
+pub(super) struct Sender {
+    caller: Caller,
+    key: String,
+    context: RequestContext,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Sender {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        let context = RequestContext::from_request_parts(parts, state).await?;
+        let key = parts.headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
+        // `to_str` lets printable ASCII and tabs through.
+        if !(1..=255).contains(&key.len()) || key.contains('\t') {
+            return Err(Problem::new(&Kind::KEY_MISSING));
+        }
+        Ok(Self { key: key.to_owned(), caller, context })
+    }
+}
+
+impl Sender {
+    /// Hand the command in, if the caller has the right to, and answer what came of it.
+    pub(super) async fn submit(
+        self,
+        commands: &Commands,
+        right: Right,
+        user: UserId,
+        said_at: Option<DateTime<Utc>>,
+        intent: Intent,
+    ) -> Result<Accepted, Problem> {
+        self.caller.may(right, user)?;
+        let now = Utc::now();
+        let at = match said_at {
+            None => now,
+            Some(at) => {
+                self.caller.may(Right::Backdate, user)?;
+                if (at - now).num_seconds() > CLOCK_SKEW_MAX_S {
+                    return Err(Problem::new(&Kind::OUT_OF_RANGE).detail("occurred_at is in the future"));
+                }
+                at
+            }
+        };
+        let actor = self.caller.actor();
+        let id = CommandId::derive(&actor, &self.key);
+        let fingerprint = Fingerprint::of(user, said_at, &intent).map_err(|error| Problem::fault(&error))?;
+        // The database keeps microseconds; what is decided on must be what is stored.
+        let command = Command { user, at: at.trunc_subsecs(6), intent };
+        let RequestContext { request_id, traceparent } = self.context;
+        let metadata = Metadata { command_id: id, actor, request_id, causation: None, traceparent };
+        let receipt = commands.execute(Submission { id, fingerprint, command, metadata }).await.map_err(problem)?;
+        Ok(Accepted(receipt))
+    }
+}
+
+/// A JSON body that may also be left out, if none of its members is required.
+pub(super) struct OptionalJson<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let headers = request.headers();
+        let empty = !headers.contains_key("transfer-encoding")
+            && headers.get("content-length").is_none_or(|length| length == "0");
+        if empty {
+            return Ok(Self(T::default()));
+        }
+        Json::from_request(request, state).await.map(|Json(body)| Self(body))
+    }
+}
+
+/// The body of a command that has nothing to say but, at most, when it happened.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OnlyWhen {
+    /// When it happened; now, unless a service says otherwise.
+    #[serde(default)]
+    pub(super) occurred_at: Option<DateTime<Utc>>,
+}
+
+/// An accepted command.
+pub(super) struct Accepted(Receipt);
+
+/// What came of an accepted command.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Accepted)]
+pub(super) struct AcceptedBody<'a> {
+    /// Where it landed, `shard:position`; send it as `Skyriff-At-Least` to read your own write.
+    #[schema(example = "3:1042")]
+    position: String,
+    /// Whether an earlier request with the same key did it.
+    replayed: bool,
+    /// The recorded events, oldest first; none when all was as asked already.
+    recorded: Vec<RecordedBody<'a>>,
+}
+
+/// A recorded event.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordedEvent)]
+struct RecordedBody<'a> {
+    #[schema(example = "3:1042")]
+    position: String,
+    #[schema(example = "points_account")]
+    aggregate_type: &'a str,
+    aggregate_id: String,
+    /// Which of the aggregate's events, from 1.
+    sequence: i64,
+    /// As stored: one member, named after the type of the event.
+    #[schema(value_type = Object, example = json!({"checked_in": {"day": "2026-01-31", "days_in_a_row": 1, "points": 10, "expires_at": "2027-02-01T00:00:00Z"}}))]
+    event: &'a RawValue,
+    occurred_at: DateTime<Utc>,
+    recorded_at: DateTime<Utc>,
+}
+
+impl IntoResponse for Accepted {
+    fn into_response(self) -> Response {
+        let Self(receipt) = self;
+        let recorded = receipt.recorded.iter().map(|event| {
+            Ok(RecordedBody {
+                position: event.position.to_string(),
+                aggregate_type: event.stream.aggregate_type(),
+                aggregate_id: event.stream.aggregate_id(),
+                sequence: event.sequence,
+                event: serde_json::from_str(&event.payload)?,
+                occurred_at: event.occurred_at,
+                recorded_at: event.recorded_at,
+            })
+        });
+        let recorded = match recorded.collect::<Result<Vec<_>, serde_json::Error>>() {
+            Ok(recorded) => recorded,
+            Err(error) => return Problem::fault(&error).into_response(),
+        };
+        let status = if recorded.is_empty() { StatusCode::OK } else { StatusCode::CREATED };
+        let position = receipt.position.to_string();
+        let header = HeaderValue::try_from(&position);
+        let body = AcceptedBody { position, replayed: receipt.replayed, recorded };
+        let mut response = (status, axum::Json(body)).into_response();
+        if let Ok(header) = header {
+            response.headers_mut().insert(POSITION, header);
+        }
+        if receipt.replayed {
+            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
+/// What every command may answer, for the API's description.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only described, never made")]
+pub(super) enum CommandResponses {
+    /// Recorded, durably. Also the answer to a repeated request, then with `Idempotent-Replayed: true`.
+    #[response(status = 201, headers(("Skyriff-Position" = String, description = "where it landed"),
+                                     ("Idempotent-Replayed" = bool, description = "true on a replay")))]
+    Recorded(#[to_schema] AcceptedBody<'static>),
+    /// Accepted, and all was as asked already: nothing recorded.
+    #[response(status = 200, headers(("Skyriff-Position" = String, description = "the head of the shard")))]
+    Nothing(#[to_schema] AcceptedBody<'static>),
+    /// Malformed, or without an Idempotency-Key.
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(#[to_schema] skyriff_edge::problem::ProblemBody<'static>),
+    /// No valid token.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthenticated(#[to_schema] skyriff_edge::problem::ProblemBody<'static>),
+    /// Not the caller's to do.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(#[to_schema] skyriff_edge::problem::ProblemBody<'static>),
+    /// Refused by a rule; nothing was recorded.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Refused(#[to_schema] skyriff_edge::problem::ProblemBody<'static>),
+    /// The body is too large.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(#[to_schema] skyriff_edge::problem::ProblemBody<'static>),
+    /// The body is not JSON.
+    #[response(status = 415, content_type = "application/problem+json")]
+    NotJson(#[to_schema] skyriff_edge::problem::ProblemBody<'static>),
+    /// A value is out of range, or the key was used for another command.
+    #[response(status = 422, content_type = "application/problem+json")]
+    OutOfRange(#[to_schema] skyriff_edge::problem::ProblemBody<'static>),
+    /// Something is broken on our side.
+    #[response(status = 500, content_type = "application/problem+json")]
+    Fault(#[to_schema] skyriff_edge::problem::ProblemBody<'static>),
+    /// Not now: send it again with the same key, after `Retry-After` seconds.
+    #[response(status = 503, content_type = "application/problem+json", headers(("Retry-After" = u32)))]
+    Unavailable(#[to_schema] skyriff_edge::problem::ProblemBody<'static>),
+    /// The request took too long; send it again with the same key.
+    #[response(status = 504, content_type = "application/problem+json")]
+    Timeout(#[to_schema] skyriff_edge::problem::ProblemBody<'static>),
+}
+
+fn problem(failure: Failure) -> Problem {
+    match failure {
+        Failure::Refused(refusal) => of_refusal(&refusal),
+        Failure::KeyReused => Problem::new(&Kind::KEY_REUSED),
+        Failure::Overloaded => Problem::new(&Kind::OVERLOADED).retry_after_s(1),
+        Failure::Conflict => Problem::new(&Kind::CONFLICT).retry_after_s(1),
+        Failure::Unavailable => Problem::new(&Kind::UNAVAILABLE).retry_after_s(2),
+        Failure::OutcomeUnknown => Problem::new(&Kind::OUTCOME_UNKNOWN).retry_after_s(2),
+        // Logged where it happened.
+        Failure::Fault(_) => Problem::new(&Kind::FAULT),
+    }
+}
+
+/// Every refusal by name: a new one has to say here how it is answered.
+fn of_refusal(refusal: &Refusal) -> Problem {
+    use points_account::Refusal as R;
+    let kind = match refusal {
+        Refusal::Points(refusal) => match refusal {
+            R::AlreadyCheckedIn { .. } => &Kind::ALREADY_CHECKED_IN,
+            R::InsufficientPoints { .. } => &Kind::INSUFFICIENT_POINTS,
+            R::AmountOutOfRange { .. } | R::HoldLifetimeOutOfRange { .. } | R::EarnedAsPaid | R::TimeOutOfRange => {
+                &Kind::OUT_OF_RANGE
+            }
+            R::CheckInBeforeLast { .. }
+            | R::AccountFull
+            | R::HoldExists(_)
+            | R::HoldNotFound(_)
+            | R::HoldTooSmall { .. }
+            | R::TooManyHolds { .. }
+            | R::SpendExists(_)
+            | R::SpendNotFound(_)
+            | R::SpendTooSmall { .. } => &Kind::REFUSED,
+        },
+        Refusal::RechargeOrder(recharge_order::Refusal::OrderMismatch) => &Kind::ORDER_MISMATCH,
+    };
+    Problem::new(kind).detail(refusal.to_string())
+}

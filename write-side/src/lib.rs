@@ -1,0 +1,14 @@
+//! Commands in: HTTP takes them ([`http`]), executors decide them in batches ([`executor`]), and the event store
+//! appends what was decided ([`event_store`]).
+//!
+//! ```text
+//! request ─▶ http ─▶ Commands ─▶ queue of the shard's executor ─▶ load ─▶ decide ─▶ append ─▶ answer
+//! ```
+
+pub mod commands;
+pub mod event_store;
+pub mod executor;
+pub mod http;
+pub mod metrics;
+
+pub use commands::{CommandSide, Commands, Failure, Fingerprint, Receipt, Recorded, Submission};
