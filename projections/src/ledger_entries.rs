@@ -1,0 +1,73 @@
+//! Every posting of every event, one row each: a user's history, and the books.
+//!
+//! Table `ledger_entries`, partitioned by the month of the business time.
+
+use chrono::{Datelike, NaiveDate};
+use skyriff_domain::{Event, RecordedEvent, ledger::postings, points_account};
+use sqlx::PgConnection;
+
+use crate::projection::{Batch, ProjectError};
+
+/// See the module.
+pub(crate) async fn apply(batch: &Batch, transaction: &mut PgConnection) -> Result<(), ProjectError> {
+    let mut months: Vec<_> = batch.iter().filter_map(month).collect();
+    months.sort_unstable();
+    months.dedup();
+    if !months.is_empty() {
+        sqlx::query("SELECT ensure_ledger_month(month) FROM unnest($1::date[]) AS month")
+            .bind(&months)
+            .execute(&mut *transaction)
+            .await?;
+    }
+
+    let entries = batch.iter().flat_map(|event| {
+        let lines = postings(&event.stream, &event.event).into_iter();
+        (1_i16..).zip(lines).map(move |(line, posting)| (event, line, posting))
+    });
+    let entries: Vec<_> = entries.collect();
+    let shard = |event: &RecordedEvent| i16::try_from(event.at.shard.0).unwrap_or(i16::MAX);
+    sqlx::query(
+        "INSERT INTO ledger_entries (shard, position, line, user_id, account, amount, event_type, reference,
+                                     occurred_at, recorded_at)
+         SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::smallint[], $4::uuid[], $5::text[], $6::bigint[],
+                              $7::text[], $8::text[], $9::timestamptz[], $10::timestamptz[])",
+    )
+    .bind(entries.iter().map(|(event, ..)| shard(event)).collect::<Vec<_>>())
+    .bind(entries.iter().map(|(event, ..)| event.at.position.0).collect::<Vec<_>>())
+    .bind(entries.iter().map(|(_, line, _)| *line).collect::<Vec<_>>())
+    .bind(entries.iter().map(|(.., posting)| posting.account.user().map(|user| user.0)).collect::<Vec<_>>())
+    .bind(entries.iter().map(|(.., posting)| posting.account.to_string()).collect::<Vec<_>>())
+    .bind(entries.iter().map(|(.., posting)| posting.amount).collect::<Vec<_>>())
+    .bind(entries.iter().map(|(event, ..)| event.event.event_type()).collect::<Vec<_>>())
+    .bind(entries.iter().map(|(event, ..)| reference(&event.event)).collect::<Vec<_>>())
+    .bind(entries.iter().map(|(event, ..)| event.occurred_at).collect::<Vec<_>>())
+    .bind(entries.iter().map(|(event, ..)| event.recorded_at).collect::<Vec<_>>())
+    .execute(transaction)
+    .await?;
+    Ok(())
+}
+
+/// The month of a business time, for events that the books know.
+fn month(event: &RecordedEvent) -> Option<NaiveDate> {
+    match event.event {
+        Event::PointsAccount(_) => event.occurred_at.date_naive().with_day(1),
+        Event::RechargeOrder(_) => None,
+    }
+}
+
+/// What the event was about, for whoever reads the line: a product, an order, a hold.
+fn reference(event: &Event) -> Option<String> {
+    use points_account::Event as E;
+    match event {
+        Event::PointsAccount(event) => match event {
+            E::CheckedIn { day, .. } => Some(day.to_string()),
+            E::Earned { reason, .. } => Some(reason.to_string()),
+            E::Recharged { order, .. } => Some(order.to_string()),
+            E::Spent { spend, .. } | E::Refunded { spend, .. } => Some(spend.to_string()),
+            E::Held { hold, .. } | E::Captured { hold, .. } | E::Released { hold, .. } => Some(hold.to_string()),
+            E::Expired { .. } => None,
+            E::Adjusted { reason, .. } => Some(reason.clone().into()),
+        },
+        Event::RechargeOrder(_) => None,
+    }
+}

@@ -1,0 +1,446 @@
+//! Keeps one projection of one read database up with the log.
+//!
+//! ```text
+//! wait for a notification (or a second) ─▶ read after the checkpoints ─▶ apply and move the checkpoints ─▶ again
+//! ```
+//!
+//! # What must hold
+//! * A checkpoint only moves from where it was when the events after it were read: two runners on the same shards
+//!   waste each other's time and nothing else.
+//! * An event that cannot be applied stops its shard, right before itself, and says so in the checkpoint, the log and
+//!   a metric. It is tried again with back-off, never skipped; the other shards go on.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ::metrics::{counter, gauge, histogram};
+use skyriff_domain::{Position, RecordedEvent, ShardId};
+use sqlx::{
+    ConnectOptions, Connection, PgConnection,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    log::{self, LogError, ShardEvents},
+    projection::{ProjectError, Projection},
+};
+
+/// Events of one shard in one batch.
+const BATCH_PER_SHARD: i64 = 1_000;
+/// A notification may be lost with its connection; after this time the log is read anyway.
+const READ_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+/// The wait after a failure, and its growth.
+const BACK_OFF: Duration = Duration::from_millis(50);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+
+/// Events that the log has and the read model has not, by `projection` and `shard`.
+const LAG_EVENTS: &str = "skyriff_projection_lag_events";
+/// Seconds since the event that was applied last was recorded; 0 when there is none to apply.
+const LAG_SECONDS: &str = "skyriff_projection_lag_seconds";
+/// 1 while a shard stands still before an event that cannot be applied.
+const STOPPED: &str = "skyriff_projection_stopped";
+/// Events applied.
+const EVENTS: &str = "skyriff_projection_events_total";
+/// Seconds to apply and commit a batch.
+const BATCH_SECONDS: &str = "skyriff_projection_batch_seconds";
+
+/// One database of the event store.
+#[derive(Clone, Debug)]
+pub struct EventDatabase {
+    /// How to connect, as the role that may read events.
+    pub options: PgConnectOptions,
+    /// Its shards.
+    pub shards: Vec<ShardId>,
+}
+
+/// One database of read models, on the primary that takes its writes.
+#[derive(Clone, Debug)]
+pub struct ReadDatabase {
+    /// How to connect, as the role that may write read models.
+    pub options: PgConnectOptions,
+    /// Its shards.
+    pub shards: Vec<ShardId>,
+}
+
+/// The running projections.
+#[derive(Debug)]
+pub struct Projector {
+    tasks: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl Projector {
+    /// Start a runner for every projection and every pair of an event database and a read database that share shards.
+    pub fn start(event_databases: &[EventDatabase], read_databases: &[ReadDatabase]) -> Self {
+        let stop = CancellationToken::new();
+        let mut tasks = Vec::new();
+        for events in event_databases {
+            let mut wakers = Vec::new();
+            for reads in read_databases {
+                let shards: Vec<_> =
+                    reads.shards.iter().filter(|shard| events.shards.contains(shard)).copied().collect();
+                if shards.is_empty() {
+                    continue;
+                }
+                for projection in Projection::ALL {
+                    let waker = Arc::new(Notify::new());
+                    wakers.push(Arc::clone(&waker));
+                    let runner = Runner {
+                        projection,
+                        shards: shards.clone(),
+                        log: events.options.clone().application_name("skyriff project"),
+                        reads: reads.options.clone().application_name("skyriff project"),
+                    };
+                    tasks.push(tokio::spawn(runner.run(waker, stop.clone())));
+                }
+            }
+            tasks.push(tokio::spawn(listen(events.options.clone(), wakers, stop.clone())));
+        }
+        Self { tasks, stop }
+    }
+
+    /// Finish the batches in hand and end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a projection ended badly");
+            }
+        }
+    }
+
+    /// Ends when a runner ended although nobody stopped it: a bug, and the process should end too.
+    pub async fn failed(&mut self) -> String {
+        let (ended, ..) = futures::future::select_all(self.tasks.iter_mut()).await;
+        match ended {
+            Ok(()) => "a projection ended by itself".to_owned(),
+            Err(error) => format!("a projection ended badly: {error}"),
+        }
+    }
+}
+
+/// Wake the runners whenever something was appended. Without it they still look once a second.
+async fn listen(options: PgConnectOptions, wakers: Vec<Arc<Notify>>, stop: CancellationToken) {
+    let notified = async {
+        loop {
+            let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
+            let listened: sqlx::Result<()> = async {
+                let mut listener = PgListener::connect_with(&pool).await?;
+                listener.listen("skyriff_events").await?;
+                loop {
+                    listener.recv().await?;
+                    wakers.iter().for_each(|waker| waker.notify_one());
+                }
+            }
+            .await;
+            if let Err(error) = listened {
+                tracing::debug!(%error, "not listening for appends; connecting again");
+            }
+            tokio::time::sleep(READ_AT_LEAST_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = notified => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// A projection could not go on for now.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Project(#[from] ProjectError),
+    #[error("the read database cannot be reached")]
+    Reads(#[from] sqlx::Error),
+}
+
+struct Runner {
+    projection: Projection,
+    shards: Vec<ShardId>,
+    log: PgConnectOptions,
+    reads: PgConnectOptions,
+}
+
+/// What a runner works on.
+struct Connections {
+    log: PgConnection,
+    reads: PgConnection,
+}
+
+/// A shard that stands still.
+struct Stopped {
+    again_at: Instant,
+    back_off: Duration,
+}
+
+impl Runner {
+    async fn run(self, waker: Arc<Notify>, stop: CancellationToken) {
+        let mut connections = None;
+        let mut stopped = BTreeMap::new();
+        let mut back_off = BACK_OFF;
+        while !stop.is_cancelled() {
+            let step = self.step(&mut connections, &mut stopped).await;
+            let wait = match step {
+                Ok(more) => {
+                    back_off = BACK_OFF;
+                    if more { Duration::ZERO } else { READ_AT_LEAST_EVERY }
+                }
+                Err(error) => {
+                    connections = None;
+                    back_off = (back_off * 2).min(BACK_OFF_MAX);
+                    tracing::warn!(projection = %self.projection, error = chain(&error), "a projection waits for its databases");
+                    back_off
+                }
+            };
+            if !wait.is_zero() {
+                tokio::select! {
+                    () = waker.notified(), if connections.is_some() => {}
+                    () = tokio::time::sleep(wait) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+    }
+
+    /// Apply one batch; whether there may be more to do at once.
+    async fn step(
+        &self,
+        connections: &mut Option<Connections>,
+        stopped: &mut BTreeMap<ShardId, Stopped>,
+    ) -> Result<bool, RunError> {
+        let open = match connections {
+            Some(open) => open,
+            None => connections.insert(self.connect().await?),
+        };
+        let now = Instant::now();
+        let waits = |shard: &ShardId| stopped.get(shard).is_some_and(|stopped| stopped.again_at > now);
+        let mut checkpoints = self.checkpoints(&mut open.reads).await?;
+        checkpoints.retain(|shard, _| !waits(shard));
+        let mut read = log::read_after(&mut open.log, &checkpoints, BATCH_PER_SHARD).await?;
+        let full = read.values().any(|shard| i64::try_from(shard.events.len()).is_ok_and(|n| n >= BATCH_PER_SHARD));
+
+        let whole: Vec<_> = read.values_mut().flat_map(|shard| std::mem::take(&mut shard.events)).collect();
+        let mut failed = match self.apply(&mut open.reads, &checkpoints, &whole).await {
+            Ok(()) => BTreeMap::new(),
+            Err(error) if is_about_the_connection(&error) => return Err(error),
+            // One shard's event must not stop the others: each on its own, and the one up to the event.
+            Err(_) => self.apply_shard_by_shard(&mut open.reads, &checkpoints, &whole).await?,
+        };
+        for (shard, ShardEvents { stopped_by, .. }) in read {
+            if let Some(error) = stopped_by {
+                failed.insert(shard, RunError::Log(error));
+            }
+        }
+        for (shard, error) in &failed {
+            self.stand_still(&mut open.reads, stopped, *shard, error).await?;
+        }
+        let recovered: Vec<_> = stopped
+            .keys()
+            .filter(|shard| checkpoints.contains_key(shard) && !failed.contains_key(shard))
+            .copied()
+            .collect();
+        for shard in recovered {
+            self.go_on(&mut open.reads, stopped, shard).await?;
+        }
+        self.report(open, &whole).await?;
+        Ok(full)
+    }
+
+    /// Apply events of several shards and move their checkpoints, or neither.
+    async fn apply(
+        &self,
+        reads: &mut PgConnection,
+        checkpoints: &BTreeMap<ShardId, Position>,
+        events: &[RecordedEvent],
+    ) -> Result<(), RunError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let mut last = BTreeMap::new();
+        for event in events {
+            last.insert(event.at.shard, event.at.position);
+        }
+        let mut transaction = reads.begin().await?;
+        let before = last.keys().map(|shard| checkpoints.get(shard).copied().unwrap_or_default().0);
+        let moved = sqlx::query(
+            "UPDATE checkpoints c SET position = m.last, updated_at = now()
+             FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS m (shard, before, last)
+             WHERE c.projection = $1 AND c.version = $2 AND c.shard = m.shard AND c.position = m.before",
+        )
+        .bind(self.projection.name())
+        .bind(self.projection.version())
+        .bind(last.keys().map(|shard| number(*shard)).collect::<Vec<_>>())
+        .bind(before.collect::<Vec<_>>())
+        .bind(last.values().map(|position| position.0).collect::<Vec<_>>())
+        .execute(&mut *transaction)
+        .await?;
+        if moved.rows_affected() != u64::try_from(last.len()).unwrap_or(u64::MAX) {
+            // Another runner has been here; the next step starts from where it got.
+            transaction.rollback().await?;
+            return Ok(());
+        }
+        self.projection.apply(events, &mut transaction).await?;
+        transaction.commit().await?;
+        counter!(EVENTS, "projection" => self.projection.name()).increment(u64::try_from(events.len()).unwrap_or(0));
+        histogram!(BATCH_SECONDS, "projection" => self.projection.name()).record(started.elapsed());
+        Ok(())
+    }
+
+    /// Each shard alone; of a shard that fails, as many events as go.
+    async fn apply_shard_by_shard(
+        &self,
+        reads: &mut PgConnection,
+        checkpoints: &BTreeMap<ShardId, Position>,
+        events: &[RecordedEvent],
+    ) -> Result<BTreeMap<ShardId, RunError>, RunError> {
+        let mut failed = BTreeMap::new();
+        for of_shard in events.chunk_by(|one, next| one.at.shard == next.at.shard) {
+            let mut checkpoints = checkpoints.clone();
+            let mut rest = of_shard;
+            let mut size = rest.len();
+            while let (Some(first), true) = (rest.first(), size > 0) {
+                let (now, later) = rest.split_at(size.min(rest.len()));
+                match self.apply(reads, &checkpoints, now).await {
+                    Ok(()) => {
+                        checkpoints.extend(now.last().map(|event| (event.at.shard, event.at.position)));
+                        rest = later;
+                    }
+                    Err(error) if is_about_the_connection(&error) => return Err(error),
+                    Err(error) if size == 1 => {
+                        failed.insert(first.at.shard, error);
+                        break;
+                    }
+                    Err(_) => size = size.div_ceil(2),
+                }
+            }
+        }
+        Ok(failed)
+    }
+
+    async fn connect(&self) -> Result<Connections, RunError> {
+        let log = self.log.connect().await.map_err(LogError::Database)?;
+        let mut reads = self.reads.connect().await?;
+        sqlx::query(
+            "INSERT INTO checkpoints (projection, version, shard) SELECT $1, $2, unnest($3::smallint[])
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(self.projection.name())
+        .bind(self.projection.version())
+        .bind(self.shards.iter().map(|shard| number(*shard)).collect::<Vec<_>>())
+        .execute(&mut reads)
+        .await?;
+        Ok(Connections { log, reads })
+    }
+
+    async fn checkpoints(&self, reads: &mut PgConnection) -> Result<BTreeMap<ShardId, Position>, sqlx::Error> {
+        let rows: Vec<(i16, i64)> = sqlx::query_as(
+            "SELECT shard, position FROM checkpoints WHERE projection = $1 AND version = $2 AND shard = ANY ($3)",
+        )
+        .bind(self.projection.name())
+        .bind(self.projection.version())
+        .bind(self.shards.iter().map(|shard| number(*shard)).collect::<Vec<_>>())
+        .fetch_all(reads)
+        .await?;
+        let of =
+            |(shard, position): (i16, i64)| (ShardId(u16::try_from(shard).unwrap_or_default()), Position(position));
+        Ok(rows.into_iter().map(of).collect())
+    }
+
+    async fn stand_still(
+        &self,
+        reads: &mut PgConnection,
+        stopped: &mut BTreeMap<ShardId, Stopped>,
+        shard: ShardId,
+        error: &RunError,
+    ) -> Result<(), sqlx::Error> {
+        let back_off = stopped.get(&shard).map_or(BACK_OFF, |before| (before.back_off * 2).min(BACK_OFF_MAX));
+        let reason = chain(error);
+        if !stopped.contains_key(&shard) {
+            tracing::error!(projection = %self.projection, %shard, error = reason, "a shard of a projection stands still");
+        }
+        stopped.insert(shard, Stopped { again_at: Instant::now() + back_off, back_off });
+        self.gauge(STOPPED, shard).set(1.0);
+        self.say_stopped(reads, shard, Some(&reason)).await
+    }
+
+    async fn go_on(
+        &self,
+        reads: &mut PgConnection,
+        stopped: &mut BTreeMap<ShardId, Stopped>,
+        shard: ShardId,
+    ) -> Result<(), sqlx::Error> {
+        tracing::info!(projection = %self.projection, %shard, "a shard of a projection goes on");
+        stopped.remove(&shard);
+        self.gauge(STOPPED, shard).set(0.0);
+        self.say_stopped(reads, shard, None).await
+    }
+
+    async fn say_stopped(
+        &self,
+        reads: &mut PgConnection,
+        shard: ShardId,
+        reason: Option<&str>,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query("UPDATE checkpoints SET stopped = $4 WHERE projection = $1 AND version = $2 AND shard = $3")
+            .bind(self.projection.name())
+            .bind(self.projection.version())
+            .bind(number(shard))
+            .bind(reason)
+            .execute(reads)
+            .await?;
+        Ok(())
+    }
+
+    /// How far behind each shard is.
+    async fn report(&self, open: &mut Connections, applied: &[RecordedEvent]) -> Result<(), RunError> {
+        let numbers: Vec<_> = self.shards.iter().map(|shard| number(*shard)).collect();
+        let heads: Vec<(i16, i64)> = sqlx::query_as("SELECT shard, position FROM heads WHERE shard = ANY ($1)")
+            .bind(numbers)
+            .fetch_all(&mut open.log)
+            .await
+            .map_err(LogError::Database)?;
+        let checkpoints = self.checkpoints(&mut open.reads).await?;
+        for (shard, head) in heads {
+            let shard = ShardId(u16::try_from(shard).unwrap_or_default());
+            let behind = head - checkpoints.get(&shard).copied().unwrap_or_default().0;
+            self.gauge(LAG_EVENTS, shard).set(i32::try_from(behind).map_or(f64::from(i32::MAX), f64::from));
+            let last = applied.iter().rev().find(|event| event.at.shard == shard);
+            let age =
+                last.filter(|_| behind > 0).map_or(0, |last| (chrono::Utc::now() - last.recorded_at).num_seconds());
+            self.gauge(LAG_SECONDS, shard).set(i32::try_from(age).map_or(f64::from(i32::MAX), f64::from));
+        }
+        Ok(())
+    }
+
+    fn gauge(&self, name: &'static str, shard: ShardId) -> ::metrics::Gauge {
+        gauge!(name, "projection" => self.projection.name(), "shard" => shard.to_string())
+    }
+}
+
+/// Such failures say nothing about the events; everything waits and tries again.
+fn is_about_the_connection(error: &RunError) -> bool {
+    let (RunError::Reads(error)
+    | RunError::Project(ProjectError::Database(error))
+    | RunError::Log(LogError::Database(error))) = error
+    else {
+        return false;
+    };
+    match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
+        // Shutdown, lock and statement timeouts, deadlocks, full disks, too many connections; a replica.
+        Some(code) => ["57", "55", "40", "53", "08", "25"].iter().any(|class| code.starts_with(class)),
+        None => !matches!(error, sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }),
+    }
+}
+
+fn number(shard: ShardId) -> i16 {
+    i16::try_from(shard.0).unwrap_or(i16::MAX)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
