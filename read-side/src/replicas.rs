@@ -1,0 +1,173 @@
+//! Which database answers a query, and how fresh the answer is.
+//!
+//! A query reads its rows and the checkpoint that says how fresh they are in one statement, so the two always belong
+//! together. Without `Skyriff-At-Least` the first replica that works answers. With it, each replica in turn, and then
+//! the primary, gets a part of a bounded time to become that fresh; after that the client is told to come back.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ::metrics::counter;
+use axum::{extract::FromRequestParts, http::request::Parts};
+use skyriff_domain::{LogPosition, Position, ShardCount, ShardId, UserId, shard_of};
+use skyriff_edge::{Kind, Problem};
+use sqlx::PgPool;
+use tokio::time::Instant;
+
+/// Queries answered, by `from`: replica, primary; and those that were not: `not_yet`, `unavailable`.
+const QUERIES: &str = "skyriff_queries_total";
+/// The most places that one `Skyriff-At-Least` may name.
+const AT_LEAST_MAX: usize = 64;
+/// Between two looks at a checkpoint: short at first, since a projection is usually a few milliseconds behind.
+const LOOK_AGAIN: Duration = Duration::from_millis(3);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(50);
+
+/// One database of read models and its copies.
+#[derive(Clone, Debug)]
+pub struct ReadDatabase {
+    /// Its shards.
+    pub shards: Vec<ShardId>,
+    /// Where it is written; read only when no replica will do.
+    pub primary: PgPool,
+    /// Its copies.
+    pub replicas: Vec<PgPool>,
+}
+
+/// Where queries are answered. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Replicas(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shard_count: ShardCount,
+    databases: HashMap<ShardId, Arc<ReadDatabase>>,
+    next: AtomicUsize,
+    patience: Duration,
+}
+
+/// Rows, and the position of the log that they include.
+#[derive(Debug)]
+pub(crate) struct Fresh<T> {
+    pub(crate) position: Position,
+    pub(crate) rows: T,
+}
+
+/// A question to one read database.
+pub(crate) trait Query: Sync {
+    /// What it answers.
+    type Rows: Send;
+
+    /// The rows, and how fresh they are, of one moment.
+    fn run(&self, pool: &PgPool) -> impl Future<Output = sqlx::Result<Fresh<Self::Rows>>> + Send;
+}
+
+impl Replicas {
+    /// Answer from these, waiting for freshness no longer than `patience` for each.
+    pub fn new(shard_count: ShardCount, databases: Vec<ReadDatabase>, patience: Duration) -> Self {
+        let mut by_shard = HashMap::new();
+        for database in databases {
+            let database = Arc::new(database);
+            by_shard.extend(database.shards.iter().map(|shard| (*shard, Arc::clone(&database))));
+        }
+        Self(Arc::new(Inner { shard_count, databases: by_shard, next: AtomicUsize::new(0), patience }))
+    }
+
+    /// The shard of a user's rows.
+    pub(crate) fn shard_of(&self, user: UserId) -> ShardId {
+        shard_of(user, self.0.shard_count)
+    }
+
+    /// Run a query where its answer is as fresh as asked for.
+    ///
+    /// # Errors
+    /// [`Kind::NOT_YET`] when no database is that fresh in time; [`Kind::UNAVAILABLE`] when none can be reached.
+    pub(crate) async fn read<Q: Query>(
+        &self,
+        shard: ShardId,
+        at_least: &AtLeast,
+        query: &Q,
+    ) -> Result<Fresh<Q::Rows>, Problem> {
+        let database = self.0.databases.get(&shard).ok_or_else(unavailable)?;
+        let wanted = at_least.of(shard);
+        let first = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let count = database.replicas.len();
+        let turns = (0..count).filter_map(|turn| database.replicas.get((first + turn) % count));
+        let pools = turns.map(|pool| (pool, "replica")).chain([(&database.primary, "primary")]);
+        let mut newest = None;
+        for (pool, from) in pools {
+            match self.wait_for(pool, wanted, query).await {
+                Ok(Ok(fresh)) => {
+                    counter!(QUERIES, "from" => from).increment(1);
+                    return Ok(fresh);
+                }
+                Ok(Err(too_old)) => newest = newest.max(Some(too_old)),
+                Err(error) => tracing::warn!(from, %shard, %error, "a read database does not answer; trying the next"),
+            }
+        }
+        let Some(newest) = newest else {
+            counter!(QUERIES, "from" => "unavailable").increment(1);
+            return Err(unavailable());
+        };
+        counter!(QUERIES, "from" => "not_yet").increment(1);
+        let newest = LogPosition { shard, position: newest };
+        Err(Problem::new(&Kind::NOT_YET).retry_after_s(1).with("newest", newest.to_string()))
+    }
+
+    /// The rows, or how old they still were when the time was over.
+    async fn wait_for<Q: Query>(
+        &self,
+        pool: &PgPool,
+        wanted: Position,
+        query: &Q,
+    ) -> sqlx::Result<Result<Fresh<Q::Rows>, Position>> {
+        let end = Instant::now() + self.0.patience;
+        let mut pause = LOOK_AGAIN;
+        loop {
+            let fresh = query.run(pool).await?;
+            if fresh.position >= wanted {
+                return Ok(Ok(fresh));
+            }
+            if Instant::now() + pause > end {
+                return Ok(Err(fresh.position));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_AGAIN_MAX);
+        }
+    }
+}
+
+fn unavailable() -> Problem {
+    Problem::new(&Kind::READS_UNAVAILABLE).retry_after_s(2)
+}
+
+/// How fresh the client wants an answer: the header `Skyriff-At-Least`, `shard:position`, several with commas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AtLeast(Vec<LogPosition>);
+
+impl AtLeast {
+    fn of(&self, shard: ShardId) -> Position {
+        let of_shard = self.0.iter().filter(|place| place.shard == shard);
+        of_shard.map(|place| place.position).max().unwrap_or_default()
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for AtLeast {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(header) = parts.headers.get("skyriff-at-least") else { return Ok(Self::default()) };
+        let malformed = || Problem::new(&Kind::MALFORMED).detail("Skyriff-At-Least is shard:position, as in 3:1042");
+        let places: Vec<_> = header.to_str().map_err(|_| malformed())?.split(',').collect();
+        if places.len() > AT_LEAST_MAX {
+            return Err(malformed());
+        }
+        let places = places.into_iter().map(str::parse).collect::<Result<_, _>>();
+        places.map(Self).map_err(|_| malformed())
+    }
+}
