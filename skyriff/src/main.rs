@@ -1,1 +1,69 @@
-fn main() {}
+//! SkyRiff's one binary: its roles are subcommands.
+
+#![expect(unreachable_pub, reason = "a binary exports nothing")]
+
+mod api;
+mod audit;
+mod config;
+mod dev;
+mod migrate;
+mod play;
+mod serve;
+mod telemetry;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The backend of SkyRiff: points, as events.
+#[derive(Parser)]
+#[command(version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log, as tracing directives: info, debug, skyriff_write_side=trace …
+    #[arg(long, global = true, env = "SKYRIFF_LOG", default_value = "info,sqlx=warn")]
+    log: String,
+    /// Log lines for people, or one JSON object a line for machines.
+    #[arg(long, global = true, env = "SKYRIFF_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: telemetry::Format,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything on this machine, with a private Postgres primary and replica: for development and for trying.
+    Dev(dev::Arguments),
+    /// Run roles of the backend on databases that exist: command API, query API, projections.
+    Serve(serve::Arguments),
+    /// Bring the databases up to date, and make what is missing in them.
+    Migrate(migrate::Arguments),
+    /// Mint a token for a caller of the API.
+    Token(token::Arguments),
+    /// Send a trace of actions through the API, keeping each user's order.
+    Play(play::Arguments),
+    /// Check the books.
+    #[command(subcommand)]
+    Audit(audit::Command),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    telemetry::log(&cli.log, cli.log_format);
+    let result = match cli.command {
+        Command::Dev(arguments) => dev::run(arguments).await,
+        Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Migrate(arguments) => migrate::run(arguments).await,
+        Command::Token(arguments) => token::run(&arguments),
+        Command::Play(arguments) => play::run(arguments).await,
+        Command::Audit(command) => audit::run(command).await,
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -71,7 +71,7 @@ pub(crate) struct Pending {
     shard: ShardId,
     answer: oneshot::Sender<Result<Receipt, Failure>>,
     arrived: Instant,
-    /// Whether an append that had it may have gone through.
+    /// Whether an append that had it was cut off, and may have gone through.
     attempted: bool,
 }
 
@@ -315,9 +315,6 @@ impl Executor {
         self.meters.decide.record(started.elapsed());
 
         let changed: HashSet<_> = batch.events.iter().map(|event| event.stream).collect();
-        for (pending, decided) in waiting.iter_mut().zip(&decided) {
-            pending.attempted |= matches!(decided, Decided::Accepted { .. });
-        }
         let appended = self.append(&batch).await;
         if !matches!(appended, Ok(Appended::Done { .. })) {
             changed.iter().for_each(|stream| self.cache.forget(stream));
@@ -360,6 +357,11 @@ impl Executor {
             Err(error) => {
                 if matches!(error, StoreError::Conflict(_)) {
                     batch.streams.iter().for_each(|(stream, _)| self.cache.forget(stream));
+                }
+                if matches!(error, StoreError::Lost(_)) {
+                    for (pending, decided) in waiting.iter_mut().zip(&decided) {
+                        pending.attempted |= matches!(decided, Decided::Accepted { .. });
+                    }
                 }
                 todo.splice(0..0, waiting);
                 Err(error)

@@ -5,7 +5,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 use axum::{
     Extension, Router,
     extract::{DefaultBodyLimit, FromRequestParts, Request},
-    http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -80,12 +80,12 @@ async fn name_and_bound(timeout: Duration, mut request: Request, next: Next) -> 
     request.extensions_mut().insert(context);
     let response = tokio::time::timeout(timeout, next.run(request)).await;
     let response = response.unwrap_or_else(|_| Problem::new(&Kind::TIMEOUT).into_response());
-    let mut response = match response.extensions().get::<Arc<Problem>>() {
+    let mut response = match response.extensions().get::<Arc<Problem>>().cloned() {
         Some(problem) => {
             if *problem.kind == Kind::FAULT {
                 tracing::error!(request_id, "answered with a fault");
             }
-            problem.respond(Some(&request_id))
+            name_in_body(&problem, &request_id, response)
         }
         None => response,
     };
@@ -93,6 +93,17 @@ async fn name_and_bound(timeout: Duration, mut request: Request, next: Next) -> 
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// The problem's answer again, now with the request's id in the body, and with what other layers put into the headers.
+fn name_in_body(problem: &Problem, request_id: &str, unnamed: Response) -> Response {
+    let mut named = problem.respond(Some(request_id));
+    for (name, value) in unnamed.headers() {
+        if *name != header::CONTENT_LENGTH && !named.headers().contains_key(name) {
+            named.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    named
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "tower-http passes the box")]

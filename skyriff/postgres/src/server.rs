@@ -26,10 +26,10 @@ impl Server {
             .log_statements(tracing::log::LevelFilter::Trace)
     }
 
-    /// The same as a URL, for configuration and for psql.
-    pub fn url(&self, role: &str, database: &str) -> String {
+    /// Where a database is, as a URL without a role.
+    pub fn url(&self, database: &str) -> String {
         let folder = self.socket_folder.to_string_lossy().replace('%', "%25").replace('/', "%2F").replace(' ', "%20");
-        format!("postgres://{role}@{folder}:{PORT}/{database}")
+        format!("postgres://{folder}:{PORT}/{database}")
     }
 
     /// Connect as the private server's superuser.

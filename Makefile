@@ -1,0 +1,28 @@
+# SkyRiff: `make run` sets up and runs everything on this machine, `make test` sets up and runs every test.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check bench clean
+
+# Where `make run` keeps its data, and where the setup puts a Postgres when none is installed.
+FOLDER ?= .skyriff
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+setup: ## Install what is missing: Postgres server programs, a C compiler
+	@sh skyriff/postgres/install.sh $(FOLDER)/postgres
+
+run: setup ## Build and run everything on this machine: http://127.0.0.1:8080, Ctrl-C stops it
+	cargo build --release --locked --package skyriff
+	@exec target/release/skyriff dev --folder $(FOLDER)
+
+test: setup ## Run the whole test suite against real Postgres servers
+	cargo test --workspace --locked --no-run
+	target/debug/with-postgres cargo test --workspace --locked
+
+check: ## Format, lints and documentation: warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --locked
+
+clean: ## Delete the data of `make run`
+	rm -rf $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run

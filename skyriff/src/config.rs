@@ -1,0 +1,179 @@
+//! Which shard lives where.
+//!
+//! | variable | what it holds |
+//! |---|---|
+//! | `SKYRIFF_SHARDS` | how many shards the store has; fixed when it is created; 16 |
+//! | `SKYRIFF_EVENT_STORE` | the event store's databases: `0-15=postgres://host/database` |
+//! | `SKYRIFF_READ_MODELS` | the read models' databases, primary first, then replicas: `0-7=postgres://a/x\|postgres://b/x;8-15=…` |
+//! | `SKYRIFF_TOKEN_SECRET` | the key that signs tokens, at least 32 bytes |
+//! | `SKYRIFF_LISTEN` | where HTTP listens; `127.0.0.1:8080` |
+//! | `SKYRIFF_LOG`, `SKYRIFF_LOG_FORMAT` | what is logged, and how |
+//! | `SKYRIFF_POSTGRES_USER` | for `dev` as root: who the private Postgres runs as |
+//!
+//! Each process connects as the role that its work needs, so the addresses carry no user; passwords come from a
+//! password file (`PGPASSFILE`), which Postgres' own tools read as well.
+
+use std::{str::FromStr, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use skyriff_domain::{ShardCount, ShardId};
+use skyriff_postgres::databases;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+/// Connections that one process opens to one read database.
+const READ_CONNECTIONS_MAX: u32 = 16;
+
+/// The databases, from options or the environment.
+#[derive(Args, Clone, Debug)]
+pub struct DatabaseArguments {
+    /// How many shards the store has; fixed when it is created.
+    #[arg(long, env = "SKYRIFF_SHARDS", default_value_t = ShardCount::default().get())]
+    shards: u16,
+    /// The event store: SHARDS=URL, several with ';'. Example: 0-15=postgres://db/skyriff_events
+    #[arg(long, env = "SKYRIFF_EVENT_STORE")]
+    event_store: Placement,
+    /// The read models: SHARDS=PRIMARY|REPLICA|…, several with ';'.
+    #[arg(long, env = "SKYRIFF_READ_MODELS")]
+    read_models: Placement,
+}
+
+/// The databases of a store.
+#[derive(Clone, Debug)]
+pub struct Databases {
+    pub shard_count: ShardCount,
+    pub event_store: Vec<Place>,
+    pub read_models: Vec<Place>,
+}
+
+/// One database: its shards, where it is written, and its replicas.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub shards: Vec<ShardId>,
+    pub primary: PgConnectOptions,
+    pub replicas: Vec<PgConnectOptions>,
+}
+
+/// The places of a store's shards, as written in the configuration.
+#[derive(Clone, Debug)]
+pub struct Placement(Vec<Place>);
+
+impl FromStr for Placement {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let places = text.split(';').map(str::trim).filter(|place| !place.is_empty()).map(place);
+        Ok(Self(places.collect::<Result<_>>()?))
+    }
+}
+
+fn place(text: &str) -> Result<Place> {
+    let (shards, urls) = text.split_once('=').with_context(|| format!("{text:?} is not SHARDS=URL"))?;
+    let (first, last) = shards.split_once('-').unwrap_or((shards, shards));
+    let number = |text: &str| text.trim().parse::<u16>().with_context(|| format!("{text:?} is not a shard"));
+    let shards: Vec<_> = (number(first)?..=number(last)?).map(ShardId).collect();
+    let mut urls = urls.split('|').map(|url| url.trim().parse().with_context(|| format!("{url:?} is not a URL")));
+    let primary = urls.next().context("no URL")??;
+    Ok(Place { shards, primary, replicas: urls.collect::<Result<_>>()? })
+}
+
+impl DatabaseArguments {
+    /// The databases, if every shard has one place in each.
+    pub fn databases(self) -> Result<Databases> {
+        let shard_count = ShardCount::new(self.shards).context("--shards is 1 to 1024")?;
+        let databases = Databases { shard_count, event_store: self.event_store.0, read_models: self.read_models.0 };
+        databases.check()?;
+        Ok(databases)
+    }
+}
+
+impl Databases {
+    fn check(&self) -> Result<()> {
+        for (what, places) in [("event store", &self.event_store), ("read models", &self.read_models)] {
+            for shard in self.shard_count.shards() {
+                let homes = places.iter().filter(|place| place.shards.contains(&shard)).count();
+                ensure!(homes == 1, "the {what} has {homes} places for shard {shard}; it must be one");
+            }
+            let beyond = places.iter().flat_map(|place| &place.shards).find(|shard| shard.0 >= self.shard_count.get());
+            if let Some(shard) = beyond {
+                bail!("the {what} has a place for shard {shard}, and there are {} shards", self.shard_count.get());
+            }
+        }
+        Ok(())
+    }
+
+    /// For executors.
+    pub fn to_append(&self) -> Vec<skyriff_write_side::commands::EventDatabase> {
+        let of = |place: &Place| skyriff_write_side::commands::EventDatabase {
+            options: place.primary.clone().username(databases::COMMAND),
+            shards: place.shards.clone(),
+        };
+        self.event_store.iter().map(of).collect()
+    }
+
+    /// For projections: the log.
+    pub fn to_follow(&self) -> Vec<skyriff_projections::EventDatabase> {
+        let of = |place: &Place| skyriff_projections::EventDatabase {
+            options: place.primary.clone().username(databases::PROJECT),
+            shards: place.shards.clone(),
+        };
+        self.event_store.iter().map(of).collect()
+    }
+
+    /// For projections: the read models.
+    pub fn to_project(&self) -> Vec<skyriff_projections::ReadDatabase> {
+        let of = |place: &Place| skyriff_projections::ReadDatabase {
+            options: place.primary.clone().username(databases::PROJECT),
+            shards: place.shards.clone(),
+        };
+        self.read_models.iter().map(of).collect()
+    }
+
+    /// For queries. Connects when first used.
+    pub fn to_query(&self) -> Vec<skyriff_read_side::ReadDatabase> {
+        let of = |place: &Place| skyriff_read_side::ReadDatabase {
+            shards: place.shards.clone(),
+            primary: read_pool(&place.primary),
+            replicas: place.replicas.iter().map(read_pool).collect(),
+        };
+        self.read_models.iter().map(of).collect()
+    }
+}
+
+fn read_pool(options: &PgConnectOptions) -> PgPool {
+    let options = options.clone().username(databases::QUERY).application_name("skyriff query");
+    // A query that takes longer than its client waits is of no use to anybody.
+    let options = options.options([("statement_timeout", "10s"), ("default_transaction_read_only", "on")]);
+    PgPoolOptions::new()
+        .max_connections(READ_CONNECTIONS_MAX)
+        .acquire_timeout(Duration::from_secs(2))
+        .idle_timeout(Duration::from_secs(600))
+        .connect_lazy_with(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn databases(shards: u16, event_store: &str, read_models: &str) -> Result<Databases> {
+        let (event_store, read_models) = (event_store.parse()?, read_models.parse()?);
+        DatabaseArguments { shards, event_store, read_models }.databases()
+    }
+
+    #[test]
+    fn every_shard_has_one_place() {
+        let good = databases(4, "0-3=postgres://a/e", "0-1=postgres://a/r|postgres://b/r; 2-3=postgres://c/r").unwrap();
+        assert_eq!(good.event_store.len(), 1);
+        assert_eq!(good.read_models.iter().map(|place| place.replicas.len()).collect::<Vec<_>>(), [1, 0]);
+        for (events, reads) in [
+            ("0-2=postgres://a/e", "0-3=postgres://a/r"),
+            ("0-3=postgres://a/e", "0-2=postgres://a/r;2-3=postgres://b/r"),
+            ("0-4=postgres://a/e", "0-3=postgres://a/r"),
+            ("0-3", "0-3=postgres://a/r"),
+            ("x=postgres://a/e", "0-3=postgres://a/r"),
+            ("", "0-3=postgres://a/r"),
+        ] {
+            assert!(databases(4, events, reads).is_err(), "{events} {reads}");
+        }
+    }
+}

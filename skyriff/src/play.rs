@@ -1,0 +1,124 @@
+//! `skyriff play`: send a trace of actions through the API, as fast as it goes and in each user's order.
+
+mod client;
+mod summary;
+mod trace;
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use chrono::{TimeDelta, Utc};
+use clap::Args;
+use flate2::read::MultiGzDecoder;
+use indicatif::{ProgressBar, ProgressStyle};
+use skyriff_edge::{Caller, Role};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use self::{
+    client::Client,
+    summary::Summary,
+    trace::{Action, Line},
+};
+use crate::token::SecretArguments;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The trace: one JSON object a line, plain or gzipped.
+    file: PathBuf,
+    /// The API.
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// A token of a service, which may say when things happened; minted with the secret unless given.
+    #[arg(long, env = "SKYRIFF_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    #[command(flatten)]
+    secret: SecretArguments,
+    /// How many requests may be under way at once.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    concurrency: u16,
+    /// For how long an action is tried again while the API cannot take it, in seconds.
+    #[arg(long, default_value_t = 120)]
+    patience_s: u32,
+}
+
+/// Actions that may wait for one lane.
+const LANE_MAX: usize = 256;
+/// The service that plays traces: the same for every run, so that playing again finds what was played before.
+const PLAYER: Uuid = Uuid::from_u128(0x5a1f_0c3e_7b2d_4e19_8f60_91c4_d7e2_3a55);
+
+pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+    let token = match &arguments.token {
+        Some(token) => token.clone(),
+        None => arguments.secret.tokens()?.mint(
+            &Caller { role: Role::Service, id: PLAYER },
+            Utc::now(),
+            TimeDelta::days(7),
+        )?,
+    };
+    let patience = Duration::from_secs(u64::from(arguments.patience_s));
+    let client = Arc::new(Client::new(&arguments.url, &token, patience)?);
+    let file = File::open(&arguments.file).with_context(|| format!("cannot open {}", arguments.file.display()))?;
+    let bar = ProgressBar::new(file.metadata()?.len()).with_style(ProgressStyle::with_template(
+        "{bar:40} {percent:>3} % of the trace, {elapsed} gone, {eta} left  {msg}",
+    )?);
+
+    let started = Instant::now();
+    let mut lanes = Vec::new();
+    let mut players = Vec::new();
+    for _ in 0..arguments.concurrency {
+        let (lane, actions) = mpsc::channel(LANE_MAX);
+        lanes.push(lane);
+        players.push(tokio::spawn(play_lane(Arc::clone(&client), actions)));
+    }
+    let reading = bar.clone();
+    let read = tokio::task::spawn_blocking(move || read(&reading, file, &lanes)).await?;
+    let mut summary = Summary::default();
+    for player in players {
+        summary.add(player.await?);
+    }
+    bar.finish_and_clear();
+    summary.count_read(&read?);
+    summary.print(started.elapsed());
+    Ok(if summary.is_as_expected() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A user's actions are all in one lane, so their order is kept while users run side by side.
+fn read(bar: &ProgressBar, file: File, lanes: &[mpsc::Sender<Action>]) -> Result<trace::Read> {
+    let mut seen = trace::Read::default();
+    let mut file = BufReader::new(bar.wrap_read(file));
+    let gzipped = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+    let text: Box<dyn Read> = if gzipped { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+    for (number, line) in (1_u64..).zip(BufReader::new(text).lines()) {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        seen.lines += 1;
+        match line.parse().with_context(|| format!("line {number} is not an action: {line}"))? {
+            Line::Known(action) => {
+                let lane = action.user().as_u128() % u128::try_from(lanes.len())?;
+                let lane = lanes.get(usize::try_from(lane)?).context("there is a lane for every remainder")?;
+                lane.blocking_send(action).map_err(|_| anyhow::anyhow!("a lane ended early"))?;
+            }
+            Line::Unsupported { kind } => *seen.unsupported.entry(kind).or_default() += 1,
+        }
+    }
+    Ok(seen)
+}
+
+async fn play_lane(client: Arc<Client>, mut actions: mpsc::Receiver<Action>) -> Summary {
+    let mut summary = Summary::default();
+    while let Some(action) = actions.recv().await {
+        let sent = client.send(&action).await;
+        summary.count(&action, sent);
+    }
+    summary
+}

@@ -1,0 +1,108 @@
+//! What a trace holds.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// An action that the API knows.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Action {
+    CheckIn { at: DateTime<Utc>, user: Uuid },
+    Recharge { at: DateTime<Utc>, user: Uuid, order: Uuid, points: i64 },
+}
+
+/// A line of a trace.
+#[derive(Debug)]
+pub enum Line {
+    Known(Action),
+    /// An action that the API does not know yet.
+    Unsupported {
+        kind: String,
+    },
+}
+
+impl FromStr for Line {
+    type Err = serde_json::Error;
+
+    fn from_str(line: &str) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Kind {
+            r#do: String,
+        }
+        let Kind { r#do: kind } = serde_json::from_str(line)?;
+        match kind.as_str() {
+            "check_in" | "recharge" => serde_json::from_str(line).map(Self::Known),
+            _ => Ok(Self::Unsupported { kind }),
+        }
+    }
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Read {
+    pub lines: u64,
+    pub unsupported: BTreeMap<String, u64>,
+}
+
+impl Action {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::CheckIn { .. } => "check_in",
+            Self::Recharge { .. } => "recharge",
+        }
+    }
+
+    pub fn user(&self) -> Uuid {
+        match self {
+            Self::CheckIn { user, .. } | Self::Recharge { user, .. } => *user,
+        }
+    }
+
+    /// The same for the same action in every run, so that playing again applies nothing twice.
+    pub fn idempotency_key(&self) -> String {
+        match self {
+            Self::CheckIn { at, user } => format!("check-in {user} {}", at.timestamp_micros()),
+            Self::Recharge { order, .. } => format!("recharge {order}"),
+        }
+    }
+
+    pub fn path(&self) -> String {
+        match self {
+            Self::CheckIn { user, .. } => format!("/v1/users/{user}/check-ins"),
+            Self::Recharge { user, .. } => format!("/v1/users/{user}/recharges"),
+        }
+    }
+
+    pub fn body(&self) -> Value {
+        match self {
+            Self::CheckIn { at, .. } => json!({ "occurred_at": at }),
+            Self::Recharge { at, order, points, .. } => json!({ "order": order, "points": points, "occurred_at": at }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_actions_are_read_and_others_are_named() {
+        let user = "959de6e1-d9ef-5a29-a884-f19f971b9c27";
+        let check_in = format!(r#"{{"at":"2015-11-17T20:58:34Z","do":"check_in","user":"{user}"}}"#);
+        let Line::Known(action) = check_in.parse().unwrap() else { panic!("{check_in} is known") };
+        assert_eq!(action.path(), format!("/v1/users/{user}/check-ins"));
+        assert_eq!(action.idempotency_key(), format!("check-in {user} 1447793914000000"));
+        let other = format!(r#"{{"at":"2015-11-17T20:58:34Z","do":"dance","user":"{user}"}}"#);
+        assert!(matches!(other.parse().unwrap(), Line::Unsupported { kind } if kind == "dance"));
+    }
+
+    #[test]
+    fn a_known_action_with_a_part_missing_is_not_taken_for_an_unknown_one() {
+        let broken = r#"{"at":"2015-11-17T20:58:34Z","do":"check_in"}"#;
+        assert!(broken.parse::<Line>().is_err());
+    }
+}

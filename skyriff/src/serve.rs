@@ -1,0 +1,213 @@
+//! `skyriff serve`: roles of the backend on databases that exist.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, anyhow};
+use axum::serve::ListenerExt;
+use clap::{Args, ValueEnum};
+use skyriff_domain::PointsPolicy;
+use skyriff_edge::{Tokens, request};
+use skyriff_postgres::databases;
+use skyriff_projections::Projector;
+use skyriff_read_side::Replicas;
+use skyriff_write_side::{CommandSide, commands};
+use sqlx::{ConnectOptions, Connection, postgres::PgPoolOptions};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{self, Served},
+    config::{DatabaseArguments, Databases},
+    telemetry,
+    token::SecretArguments,
+};
+
+/// How long requests in hand may take after we were told to stop.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// What a process may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// The command API: decides and appends.
+    Command,
+    /// The query API: reads replicas.
+    Query,
+    /// Projections: read models from the log.
+    Project,
+}
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    databases: DatabaseArguments,
+    #[command(flatten)]
+    secret: SecretArguments,
+    #[command(flatten)]
+    tuning: Tuning,
+    /// Which roles this process has.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "command,query,project")]
+    roles: Vec<Role>,
+}
+
+/// How much this process takes on.
+#[derive(Args, Clone, Debug)]
+pub struct Tuning {
+    /// Where HTTP listens; port 0 takes a free one.
+    #[arg(long, env = "SKYRIFF_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Executors for each database of the event store.
+    #[arg(long, env = "SKYRIFF_EXECUTORS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    executors: u16,
+    /// Commands that may wait for one executor before more are turned away.
+    #[arg(long, env = "SKYRIFF_QUEUE_MAX", default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    queue_max: u32,
+    /// Commands in one append.
+    #[arg(long, env = "SKYRIFF_BATCH_MAX", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    batch_max: u32,
+    /// Memory for streams, in MiB.
+    #[arg(long, env = "SKYRIFF_CACHE_MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    cache_mib: u32,
+    /// How long a query waits on one database to become as fresh as asked, in milliseconds.
+    #[arg(long, env = "SKYRIFF_FRESHNESS_WAIT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    freshness_wait_ms: u32,
+}
+
+impl Tuning {
+    fn command_limits(&self) -> commands::Limits {
+        let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        commands::Limits {
+            executors_per_database: usize::from(self.executors),
+            queue_max: number(self.queue_max),
+            batch_max: number(self.batch_max),
+            cache_bytes_max: number(self.cache_mib).saturating_mul(1_024 * 1_024),
+            ..commands::Limits::default()
+        }
+    }
+}
+
+pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+    let databases = arguments.databases.databases()?;
+    let stop = on_signal()?;
+    let running = Running::start(&databases, &arguments.secret.tokens()?, &arguments.tuning, &arguments.roles).await?;
+    println!("SkyRiff listens on http://{}", running.address);
+    running.until(stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A token that is cancelled by the first SIGINT or SIGTERM. A second one ends the process at once.
+pub fn on_signal() -> Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+        stopped.cancel();
+        tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+        std::process::exit(130);
+    });
+    Ok(stop)
+}
+
+/// The roles of this process, running.
+pub struct Running {
+    pub address: SocketAddr,
+    http: tokio::task::JoinHandle<std::io::Result<()>>,
+    close: CancellationToken,
+    commands: Option<CommandSide>,
+    projector: Option<Projector>,
+}
+
+impl Running {
+    pub async fn start(databases: &Databases, tokens: &Tokens, tuning: &Tuning, roles: &[Role]) -> Result<Self> {
+        let listener = TcpListener::bind(tuning.listen).await.with_context(|| {
+            format!("cannot listen on {}; is something else there? --listen takes another address", tuning.listen)
+        })?;
+        let metrics = telemetry::metrics()?;
+        check(databases).await?;
+
+        let commands = roles.contains(&Role::Command).then(|| {
+            let (policy, limits) = (PointsPolicy::default(), tuning.command_limits());
+            CommandSide::start(&databases.to_append(), databases.shard_count, &policy, &limits)
+        });
+        let projector =
+            roles.contains(&Role::Project).then(|| Projector::start(&databases.to_follow(), &databases.to_project()));
+        let queries = roles.contains(&Role::Query).then(|| {
+            let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
+            Replicas::new(databases.shard_count, databases.to_query(), patience)
+        });
+        let probe = |place: &crate::config::Place| {
+            let options = place.primary.clone().username(databases::QUERY).application_name("skyriff health");
+            PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options)
+        };
+        let router = api::router(Served {
+            commands: commands.as_ref().map(|side| side.commands.clone()),
+            queries,
+            tokens: tokens.clone(),
+            limits: request::Limits::default(),
+            metrics,
+            event_store: databases.event_store.iter().map(probe).collect(),
+        });
+        let address = listener.local_addr()?;
+        let close = CancellationToken::new();
+        let closed = close.clone();
+        let listener = listener.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot set TCP_NODELAY");
+            }
+        });
+        let serve = axum::serve(listener, router).with_graceful_shutdown(async move { closed.cancelled().await });
+        let http = tokio::spawn(serve.into_future());
+        Ok(Self { address, http, close, commands, projector })
+    }
+
+    /// Serve until told to stop, then finish what is in hand: requests first, then what they need.
+    pub async fn until(mut self, stop: CancellationToken) -> Result<()> {
+        let ended = {
+            let commands = async {
+                match &mut self.commands {
+                    Some(side) => side.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let projector = async {
+                match &mut self.projector {
+                    Some(projector) => projector.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => None,
+                reason = commands => Some(anyhow!(reason)),
+                reason = projector => Some(anyhow!(reason)),
+                result = &mut self.http => Some(anyhow!("HTTP ended by itself: {result:?}")),
+            }
+        };
+        tracing::info!("stopping: answering what is in hand");
+        self.close.cancel();
+        if ended.is_none() && tokio::time::timeout(DRAIN_MAX, &mut self.http).await.is_err() {
+            tracing::warn!("requests still in hand after {DRAIN_MAX:?} are cut off");
+        }
+        self.http.abort();
+        if let Some(side) = self.commands {
+            side.stop().await;
+        }
+        if let Some(projector) = self.projector {
+            projector.stop().await;
+        }
+        ended.map_or(Ok(()), Err)
+    }
+}
+
+/// Refuse to start on a store of another shape.
+async fn check(databases: &Databases) -> Result<()> {
+    for place in &databases.event_store {
+        let options = place.primary.clone().username(databases::QUERY);
+        let mut connection = options.connect().await.context("cannot reach the event store")?;
+        databases::check_shard_count(&mut connection, databases.shard_count).await?;
+        connection.close().await?;
+    }
+    Ok(())
+}
