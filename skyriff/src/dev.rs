@@ -12,7 +12,7 @@ use chrono::{TimeDelta, Utc};
 use clap::Args;
 use skyriff_domain::{ShardCount, ShardId};
 use skyriff_edge::{Caller, Role, Tokens};
-use skyriff_postgres::{Cluster, Durability, Server, databases};
+use skyriff_postgres::{Cluster, Durability, Server, Servers, databases};
 use uuid::Uuid;
 
 use crate::{
@@ -47,7 +47,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
          stop it, or choose another with --listen 127.0.0.1:0 (0 takes a free port)",
         tuning.listen
     );
-    let start = Cluster::start(&folder, Durability::Full, |line| eprintln!("· {line}"));
+    let start = Cluster::start(&folder, Servers::PrimaryAndReplica, Durability::Full, |line| eprintln!("· {line}"));
     let mut cluster = tokio::select! {
         cluster = start => cluster?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),

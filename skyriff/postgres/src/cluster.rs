@@ -32,11 +32,20 @@ pub enum Durability {
     UntilPowerLoss,
 }
 
+/// Which servers there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Servers {
+    /// A primary and a replica that follows it.
+    PrimaryAndReplica,
+    /// Only a primary, for measuring what one costs.
+    Primary,
+}
+
 /// A running private primary and replica. Stop it with [`Cluster::stop`].
 #[derive(Debug)]
 pub struct Cluster {
     primary: Running,
-    replica: Running,
+    replica: Option<Running>,
     /// Held while we run, so that two never work in one folder.
     _lock: File,
 }
@@ -48,7 +57,12 @@ impl Cluster {
     /// # Errors
     /// When another process uses the folder, no Postgres is found, or a server does not start; the message says why
     /// and what to do.
-    pub async fn start(folder: &Path, durability: Durability, say: impl Fn(&str)) -> Result<Self> {
+    pub async fn start(
+        folder: &Path,
+        servers: Servers,
+        durability: Durability,
+        say: impl Fn(&str),
+    ) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let folder = &folder.canonicalize()?;
         let lock = lock(folder)?;
@@ -77,13 +91,16 @@ impl Cluster {
         })?;
         say("starting the primary");
         let primary = primary.start().await?;
+        if servers == Servers::Primary {
+            return Ok(Self { primary, replica: None, _lock: lock });
+        }
 
         let mut settings = settings(durability);
         let from = primary.instance().server.socket_folder.display().to_string();
         settings.push(format!("primary_conninfo=host='{from}' port={PORT} user={SUPERUSER}"));
         settings.push(format!("primary_slot_name={SLOT}"));
         let replica = match start_replica(&instance("replica", settings), &primary.instance().server, &say).await {
-            Ok(replica) => replica,
+            Ok(replica) => Some(replica),
             Err(error) => {
                 primary.stop().await.ok();
                 return Err(error);
@@ -97,21 +114,22 @@ impl Cluster {
         &self.primary.instance().server
     }
 
-    /// Where queries go.
+    /// Where queries go: the primary, if there is no replica.
     pub fn replica(&self) -> &Server {
-        &self.replica.instance().server
-    }
-
-    /// The primary's process, for tests that kill it.
-    pub fn primary_pid(&self) -> Option<i32> {
-        self.primary.instance().pid()
+        &self.replica.as_ref().unwrap_or(&self.primary).instance().server
     }
 
     /// Ends only when a server died and could not be started again.
     pub async fn failed(&mut self) -> anyhow::Error {
+        let replica = async {
+            match &mut self.replica {
+                Some(replica) => replica.failed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             error = self.primary.failed() => error,
-            error = self.replica.failed() => error,
+            error = replica => error,
         }
     }
 
@@ -120,7 +138,10 @@ impl Cluster {
     /// # Errors
     /// When one cannot be stopped.
     pub async fn stop(self) -> Result<()> {
-        let replica = self.replica.stop().await;
+        let replica = match self.replica {
+            Some(replica) => replica.stop().await,
+            None => Ok(()),
+        };
         self.primary.stop().await.and(replica)
     }
 }

@@ -12,5 +12,5 @@ mod os_user;
 pub mod server;
 pub mod testing;
 
-pub use cluster::{Cluster, Durability};
+pub use cluster::{Cluster, Durability, Servers};
 pub use server::Server;

@@ -185,11 +185,6 @@ impl Instance {
         let data = self.data.as_os_str().as_encoded_bytes();
         command_line.split(|byte| *byte == 0).any(|argument| argument == data)
     }
-
-    /// The process id of the running server, from its pid file.
-    pub(crate) fn pid(&self) -> Option<i32> {
-        fs::read_to_string(self.data.join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
-    }
 }
 
 impl Running {

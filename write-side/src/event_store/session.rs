@@ -7,7 +7,9 @@ use sqlx::PgConnection;
 
 use super::{StoreError, append::number};
 
-/// Bound every wait on the server as well, so that an append that was given up here ends there too.
+/// Bound every wait on the server as well, so that an append that was given up here ends there too; and keep the
+/// planner to look-ups by index: plans are made once, maybe on a store that is still empty, where reading a whole table
+/// looks cheap.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -16,7 +18,8 @@ pub async fn prepare(connection: &mut PgConnection, append_timeout: Duration) ->
     sqlx::query(
         "SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', $1, false),
                 set_config('idle_in_transaction_session_timeout', $1, false),
-                set_config('synchronous_commit', 'on', false), set_config('plan_cache_mode', 'force_generic_plan', false)",
+                set_config('synchronous_commit', 'on', false), set_config('plan_cache_mode', 'force_generic_plan', false),
+                set_config('enable_seqscan', 'off', false), set_config('enable_mergejoin', 'off', false)",
     )
     .bind(limit_ms)
     .execute(connection)

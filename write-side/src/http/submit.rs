@@ -117,6 +117,7 @@ pub(super) struct AcceptedBody<'a> {
     /// Whether an earlier request with the same key did it.
     replayed: bool,
     /// The recorded events, oldest first; none when all was as asked already.
+    #[schema(inline)]
     recorded: Vec<RecordedBody<'a>>,
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use skyriff_postgres::{Cluster, Durability, testing};
+use skyriff_postgres::{Cluster, Durability, Servers, testing};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
@@ -18,7 +18,7 @@ async fn main() -> Result<ExitCode> {
 
     // Short, and open to the user that Postgres runs as.
     let folder = env::temp_dir().join(format!("skyriff-test-{}", std::process::id()));
-    let mut cluster = Cluster::start(&folder, Durability::UntilPowerLoss, |line| eprintln!("{line}")).await?;
+    let mut cluster = Cluster::start(&folder, Servers::PrimaryAndReplica, Durability::UntilPowerLoss, |line| eprintln!("{line}")).await?;
     testing::prepare(&cluster).await?;
 
     let mut child = tokio::process::Command::new(&program)
