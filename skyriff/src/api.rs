@@ -2,6 +2,7 @@
 
 use axum::{Json, Router, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
+use skyriff_domain::UserId;
 use skyriff_edge::{
     Tokens,
     request::{self, Limits},
@@ -27,6 +28,8 @@ use utoipa_swagger_ui::SwaggerUi;
             `application/problem+json` (RFC 9457) with a stable `type`."
     ),
     tags((name = "points", description = "What users have, and what moves it")),
+    // Every path names it, no body of a command does: a process of only that role would leave it out.
+    components(schemas(UserId)),
     modifiers(&Bearer)
 )]
 struct Description;

@@ -41,6 +41,9 @@ pub struct Arguments {
     token: Option<String>,
     #[command(flatten)]
     secret: SecretArguments,
+    /// Send many actions in one request.
+    #[arg(long)]
+    bulk: bool,
     /// How many requests may be under way at once.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     concurrency: u16,
@@ -76,7 +79,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     for _ in 0..arguments.concurrency {
         let (lane, actions) = mpsc::channel(LANE_MAX);
         lanes.push(lane);
-        players.push(tokio::spawn(play_lane(Arc::clone(&client), actions)));
+        players.push(tokio::spawn(play_lane(Arc::clone(&client), arguments.bulk, actions)));
     }
     let reading = bar.clone();
     let read = tokio::task::spawn_blocking(move || read(&reading, file, &lanes)).await?;
@@ -114,11 +117,20 @@ fn read(bar: &ProgressBar, file: File, lanes: &[mpsc::Sender<Action>]) -> Result
     Ok(seen)
 }
 
-async fn play_lane(client: Arc<Client>, mut actions: mpsc::Receiver<Action>) -> Summary {
+async fn play_lane(client: Arc<Client>, bulk: bool, mut actions: mpsc::Receiver<Action>) -> Summary {
     let mut summary = Summary::default();
-    while let Some(action) = actions.recv().await {
-        let sent = client.send(&action).await;
-        summary.count(&action, sent);
+    let together = if bulk { LANE_MAX } else { 1 };
+    loop {
+        let mut next = Vec::with_capacity(together);
+        if actions.recv_many(&mut next, together).await == 0 {
+            return summary;
+        }
+        let sent = match next.as_slice() {
+            [action] if !bulk => vec![client.send(action).await],
+            actions => client.send_together(actions).await,
+        };
+        for (action, sent) in next.iter().zip(sent) {
+            summary.count(action, sent);
+        }
     }
-    summary
 }

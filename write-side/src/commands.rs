@@ -13,11 +13,12 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::executor::{self, Executor, Pending, SnapshotWriter};
+use crate::executor::{self, Executor, Item, Pending, SnapshotWriter};
 
 /// A command with everything that is fixed when it arrives.
 #[derive(Clone, Debug)]
@@ -89,6 +90,9 @@ pub enum Failure {
     /// A rule said no; nothing was recorded.
     #[error(transparent)]
     Refused(Refusal),
+    /// The command itself could have been accepted, but not the ones that it was to be recorded together with.
+    #[error("another command of the same atomic batch was refused")]
+    RefusedTogether,
     /// The idempotency key belongs to another command; nothing was recorded.
     #[error("the idempotency key was used for another command")]
     KeyReused,
@@ -231,17 +235,102 @@ impl Commands {
     /// # Errors
     /// [`Failure`]; every one but [`Failure::OutcomeUnknown`] means that nothing was recorded.
     pub async fn execute(&self, submission: Submission) -> Result<Receipt, Failure> {
-        let shard = shard_of(submission.command.user, self.shard_count);
+        let shard = self.shard_of(submission.command.user);
+        let (item, answered) = item(submission);
         let queue = self.queues.get(&shard).ok_or(Failure::Unavailable)?;
-        let (answer, answered) = oneshot::channel();
-        queue.try_send(Pending::new(submission, shard, answer)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                ::metrics::counter!(crate::metrics::OVERLOADED).increment(1);
-                Failure::Overloaded
-            }
+        queue.try_send(Pending::new(vec![item], shard, Instant::now())).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => overloaded(),
             mpsc::error::TrySendError::Closed(_) => Failure::Unavailable,
         })?;
-        // An executor that dies takes its queue with it; what it was appending is then unknown.
         answered.await.unwrap_or(Err(Failure::OutcomeUnknown))
     }
+
+    /// Hand in several commands, each on its own; commands of one user are decided in this order. Where a queue is
+    /// full this waits for room, which slows whoever sends many at once instead of turning away everybody else.
+    pub async fn execute_each(&self, submissions: Vec<Submission>) -> Vec<Result<Receipt, Failure>> {
+        let arrived = Instant::now();
+        let mut answers = Vec::with_capacity(submissions.len());
+        let mut full = HashMap::new();
+        for submission in submissions {
+            let shard = self.shard_of(submission.command.user);
+            // What comes after a command that found no room must not overtake it.
+            if let Some(failure) = full.get(&shard) {
+                answers.push(Err(Failure::clone(failure)));
+                continue;
+            }
+            let (item, answered) = item(submission);
+            let sent = self.send(Pending::new(vec![item], shard, arrived)).await;
+            if let Err(failure) = &sent {
+                full.insert(shard, failure.clone());
+            }
+            answers.push(sent.map(|()| answered));
+        }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(match answer {
+                Ok(answered) => answered.await.unwrap_or(Err(Failure::OutcomeUnknown)),
+                Err(failure) => Err(failure),
+            });
+        }
+        results
+    }
+
+    /// Hand in commands of one shard that are recorded together or not at all.
+    ///
+    /// # Errors
+    /// [`NotOneShard`] when they are of several.
+    pub async fn execute_together(
+        &self,
+        submissions: Vec<Submission>,
+    ) -> Result<Vec<Result<Receipt, Failure>>, NotOneShard> {
+        let mut shards: Vec<_> = submissions.iter().map(|submission| self.shard_of(submission.command.user)).collect();
+        shards.dedup();
+        let shard = match shards.as_slice() {
+            [] => return Ok(Vec::new()),
+            [shard] => *shard,
+            _ => return Err(NotOneShard),
+        };
+        let (items, answers): (Vec<_>, Vec<_>) = submissions.into_iter().map(item).unzip();
+        if let Err(failure) = self.send(Pending::new(items, shard, Instant::now())).await {
+            return Ok(answers.iter().map(|_| Err(failure.clone())).collect());
+        }
+        let mut results = Vec::with_capacity(answers.len());
+        for answered in answers {
+            results.push(answered.await.unwrap_or(Err(Failure::OutcomeUnknown)));
+        }
+        Ok(results)
+    }
+
+    /// Which shard decides for a user.
+    pub fn shard_of(&self, user: UserId) -> ShardId {
+        shard_of(user, self.shard_count)
+    }
+
+    async fn send(&self, pending: Pending) -> Result<(), Failure> {
+        let queue = self.queues.get(&pending.shard()).ok_or(Failure::Unavailable)?;
+        match tokio::time::timeout(ROOM_WAIT, queue.send(pending)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Failure::Unavailable),
+            Err(_) => Err(overloaded()),
+        }
+    }
+}
+
+/// How long a command of a bulk request waits for room in a queue.
+const ROOM_WAIT: Duration = Duration::from_secs(5);
+
+/// Commands that are to be recorded together are of several shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the commands of an atomic batch must be of users of one shard")]
+pub struct NotOneShard;
+
+/// An executor that dies takes its queue with it; the closed channel then says that the outcome is unknown.
+fn item(submission: Submission) -> (Item, oneshot::Receiver<Result<Receipt, Failure>>) {
+    let (answer, answered) = oneshot::channel();
+    (Item { submission, answer }, answered)
+}
+
+fn overloaded() -> Failure {
+    ::metrics::counter!(crate::metrics::OVERLOADED).increment(1);
+    Failure::Overloaded
 }

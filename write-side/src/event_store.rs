@@ -33,7 +33,8 @@ pub enum StoreError {
 }
 
 impl From<sqlx::Error> for StoreError {
-    /// By SQLSTATE (Postgres, appendix A).
+    /// By SQLSTATE (Postgres, appendix A); what is not an answer of the database leaves its answer unknown.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "sqlx's errors are an open set")]
     fn from(error: sqlx::Error) -> Self {
         let Some(code) = error.as_database_error().and_then(sqlx::error::DatabaseError::code) else {
             return match error {

@@ -24,7 +24,7 @@ use std::{
 };
 
 use ::metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use skyriff_domain::{CommandId, LogPosition, PointsPolicy, Position, Refusal, ShardId};
+use skyriff_domain::{CommandId, Event, LogPosition, PointsPolicy, Position, Refusal, ShardId, StreamId};
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -64,26 +64,45 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
 }
 
-/// A command that waits for its answer.
+/// Commands that wait for their answers: one, or several that are recorded together or not at all.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    submission: Submission,
+    items: Vec<Item>,
     shard: ShardId,
-    answer: oneshot::Sender<Result<Receipt, Failure>>,
     arrived: Instant,
-    /// Whether an append that had it was cut off, and may have gone through.
+    /// Whether an append that had them was cut off, and may have gone through.
     attempted: bool,
 }
 
+/// One command and whoever waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) submission: Submission,
+    pub(crate) answer: oneshot::Sender<Result<Receipt, Failure>>,
+}
+
 impl Pending {
-    pub(crate) fn new(
-        submission: Submission,
-        shard: ShardId,
-        answer: oneshot::Sender<Result<Receipt, Failure>>,
-    ) -> Self {
-        Self { submission, shard, answer, arrived: Instant::now(), attempted: false }
+    /// Commands of one request arrive at one moment, so that they also run out of time at one: none is given up before
+    /// one that came after it.
+    pub(crate) fn new(items: Vec<Item>, shard: ShardId, arrived: Instant) -> Self {
+        Self { items, shard, arrived, attempted: false }
     }
 
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    fn streams(&self) -> impl Iterator<Item = StreamId> {
+        self.items.iter().flat_map(|item| item.submission.command.streams())
+    }
+
+    /// The same failure for every command.
+    fn fail(self, failure: &Failure) {
+        self.items.into_iter().for_each(|item| item.answer(Err(failure.clone())));
+    }
+}
+
+impl Item {
     fn id(&self) -> CommandId {
         self.submission.id
     }
@@ -93,7 +112,7 @@ impl Pending {
         let outcome = match &answer {
             Ok(Receipt { replayed: false, .. }) => "accepted",
             Ok(Receipt { replayed: true, .. }) => "replayed",
-            Err(Failure::Refused(_)) => "refused",
+            Err(Failure::Refused(_) | Failure::RefusedTogether) => "refused",
             Err(Failure::KeyReused) => "key_reused",
             Err(Failure::Conflict) => "conflict",
             Err(Failure::Unavailable | Failure::Overloaded) => "unavailable",
@@ -105,10 +124,12 @@ impl Pending {
     }
 }
 
-/// A command of the batch, decided.
+/// What was decided for the commands of one [`Pending`].
 enum Decided {
-    Accepted { last: LogOffset, events: usize },
-    Refused(Refusal),
+    /// Of each: its last event, and how many it records.
+    Accepted(Vec<(LogOffset, usize)>),
+    /// All of them, because of this one.
+    Refused { item: usize, refusal: Refusal },
 }
 
 /// A place in the batch: which of its shards, and how many of the batch's events there are up to it.
@@ -244,7 +265,7 @@ impl Executor {
                     self.meters.conflicts.increment(1);
                 }
                 Err(StoreError::Conflict(_)) => {
-                    todo.drain(..).for_each(|pending| pending.answer(Err(Failure::Conflict)));
+                    todo.drain(..).for_each(|pending| pending.fail(&Failure::Conflict));
                 }
                 // One command that the database will never take must not harm its neighbours.
                 Err(StoreError::Rejected(_) | StoreError::Unreadable(_)) if todo.len() > 1 => {
@@ -255,8 +276,8 @@ impl Executor {
                 Err(error @ (StoreError::Rejected(_) | StoreError::Unreadable(_))) => {
                     let reason = explain(&error);
                     tracing::error!(executor = %self.settings.name, error = %reason, "the event store rejected a command");
-                    let reason: Arc<str> = reason.into();
-                    todo.drain(..).for_each(|pending| pending.answer(Err(Failure::Fault(Arc::clone(&reason)))));
+                    let fault = Failure::Fault(reason.into());
+                    todo.drain(..).for_each(|pending| pending.fail(&fault));
                 }
             }
         }
@@ -264,14 +285,15 @@ impl Executor {
 
     /// Answer the commands that were tried for long enough, and drop those that nobody waits for and nothing tried.
     fn give_up_on_overdue(&self, todo: Vec<Pending>) -> Vec<Pending> {
-        let patience = self.settings.limits.patience;
+        let (now, patience) = (Instant::now(), self.settings.limits.patience);
         let (overdue, rest): (Vec<_>, Vec<_>) =
-            todo.into_iter().partition(|pending| pending.arrived.elapsed() > patience);
+            todo.into_iter().partition(|pending| now.duration_since(pending.arrived) > patience);
         for pending in overdue {
             let failure = if pending.attempted { Failure::OutcomeUnknown } else { Failure::Unavailable };
-            pending.answer(Err(failure));
+            pending.fail(&failure);
         }
-        rest.into_iter().filter(|pending| pending.attempted || !pending.answer.is_closed()).collect()
+        let awaited = |pending: &Pending| pending.items.iter().any(|item| !item.answer.is_closed());
+        rest.into_iter().filter(|pending| pending.attempted || awaited(pending)).collect()
     }
 
     /// As [`Executor::attempt`], but holding the locks of the shards from before the streams are read until the commit:
@@ -322,7 +344,7 @@ impl Executor {
         match appended {
             Ok(Appended::Done { heads, recorded_at }) => {
                 let shards = batch.shards.clone();
-                let new_events = new_events(&batch);
+                let new_events: Vec<_> = (0..shards.len()).map(|shard| batch.last_offset(shard)).collect();
                 self.cache.settle(&changed);
                 answer(waiting, decided, batch, &heads, recorded_at);
                 for (((shard, known), head), new_events) in shards.into_iter().zip(heads).zip(new_events) {
@@ -347,11 +369,8 @@ impl Executor {
                 Ok(Attempt::Stale)
             }
             Ok(Appended::Repeated { commands }) => {
-                let repeated: HashSet<_> = commands.iter().copied().collect();
-                let (repeated, rest): (Vec<_>, Vec<_>) =
-                    waiting.into_iter().partition(|pending| repeated.contains(&pending.id()));
-                todo.splice(0..0, rest);
-                self.answer_again(repeated, &commands, todo).await?;
+                todo.splice(0..0, waiting);
+                self.answer_again(&commands, todo).await?;
                 Ok(Attempt::Progress)
             }
             Err(error) => {
@@ -360,7 +379,7 @@ impl Executor {
                 }
                 if matches!(error, StoreError::Lost(_)) {
                     for (pending, decided) in waiting.iter_mut().zip(&decided) {
-                        pending.attempted |= matches!(decided, Decided::Accepted { .. });
+                        pending.attempted |= matches!(decided, Decided::Accepted(_));
                     }
                 }
                 todo.splice(0..0, waiting);
@@ -369,32 +388,23 @@ impl Executor {
         }
     }
 
-    /// Answer commands that were recorded before, with their first answer.
-    async fn answer_again(
-        &mut self,
-        repeated: Vec<Pending>,
-        ids: &[CommandId],
-        todo: &mut Vec<Pending>,
-    ) -> Result<(), StoreError> {
+    /// Answer commands that were recorded before, with their first answer; the rest of their company stays.
+    async fn answer_again(&mut self, repeated: &[CommandId], todo: &mut Vec<Pending>) -> Result<(), StoreError> {
         let connection = self.connection.as_mut().ok_or_else(disconnected)?;
-        let mut answers = match event_store::first_answers(connection, ids).await {
-            Ok(answers) => answers,
-            Err(error) => {
-                todo.extend(repeated);
-                return Err(error);
-            }
-        };
-        for pending in repeated {
-            match answers.remove(&pending.id()) {
-                Some(first) if first.fingerprint == pending.submission.fingerprint => {
-                    // When our own append did it and only its answer was lost, this is the first answer.
-                    let replayed = !pending.attempted;
-                    pending.answer(Ok(Receipt { replayed, ..first.receipt }));
+        let answers = event_store::first_answers(connection, repeated).await?;
+        for pending in todo.iter_mut() {
+            // When our own append did it and only its answer was lost, this is the first answer.
+            let replayed = !pending.attempted;
+            for item in pending.items.extract_if(.., |item| answers.contains_key(&item.submission.id)) {
+                match answers.get(&item.id()) {
+                    Some(first) if first.fingerprint == item.submission.fingerprint => {
+                        item.answer(Ok(Receipt { replayed, ..first.receipt.clone() }));
+                    }
+                    Some(_) | None => item.answer(Err(Failure::KeyReused)),
                 }
-                Some(_) => pending.answer(Err(Failure::KeyReused)),
-                None => todo.push(pending),
             }
         }
+        todo.retain(|pending| !pending.items.is_empty());
         Ok(())
     }
 
@@ -402,7 +412,7 @@ impl Executor {
     async fn load(&mut self, waiting: &[Pending]) -> Result<(), StoreError> {
         let mut missing = Vec::new();
         let mut asked = HashSet::new();
-        for stream in waiting.iter().flat_map(|pending| pending.submission.command.streams()) {
+        for stream in waiting.iter().flat_map(Pending::streams) {
             if self.cache.touch(&stream) {
                 self.meters.hits.increment(1);
             } else if asked.insert(stream) {
@@ -434,55 +444,73 @@ impl Executor {
             batch.shards.push((*shard, self.known.get(shard).copied().unwrap_or_default()));
         }
         let mut read = HashMap::new();
-        let mut new_events = vec![0_i64; batch.shards.len()];
-        let mut decided = Vec::with_capacity(waiting.len());
-        for pending in waiting {
-            let submission = &pending.submission;
-            for stream in submission.command.streams() {
-                read.entry(stream).or_insert_with(|| self.cache.sequence(&stream));
-            }
+        for stream in waiting.iter().flat_map(Pending::streams) {
+            read.entry(stream).or_insert_with(|| self.cache.sequence(&stream));
+        }
+        batch.streams = read.into_iter().collect();
+        let decided = waiting.iter().map(|pending| {
             let shard = places.get(&pending.shard).copied().unwrap_or_default();
+            self.decide_together(pending, shard, &mut batch)
+        });
+        let decided = decided.collect();
+        (batch, decided)
+    }
+
+    /// Decide the commands of one [`Pending`]; after a refusal, batch and memory are as before.
+    fn decide_together(&mut self, pending: &Pending, shard: usize, batch: &mut Batch) -> Decided {
+        // A lone command changes nothing before it is decided, so there is nothing to go back to.
+        let before = (pending.items.len() > 1).then(|| self.cache.remember(pending.streams()));
+        let (events_before, accepted_before) = (batch.events.len(), batch.accepted.len());
+        let mut accepted = Vec::with_capacity(pending.items.len());
+        for (item, Item { submission, .. }) in pending.items.iter().enumerate() {
             match submission.command.decide(&self.cache, &self.settings.policy) {
+                Ok(events) => accepted.push(self.accept(submission, events, shard, batch)),
                 Err(refusal) => {
-                    batch.refused.push(submission.id);
-                    decided.push(Decided::Refused(refusal));
-                }
-                Ok(events) => {
-                    let recorded = events.len();
-                    let metadata = serde_json::to_string(&submission.metadata).unwrap_or_else(|_| "{}".to_owned());
-                    for (stream, event) in events {
-                        let sequence = self.cache.apply(&stream, &event);
-                        let offset = new_events.get_mut(shard).map_or(0, |count| {
-                            *count += 1;
-                            *count
-                        });
-                        batch.events.push(NewEvent {
-                            shard,
-                            offset,
-                            stream,
-                            sequence,
-                            event_type: event.event_type(),
-                            event_version: event.event_version(),
-                            // Events are plain data with string keys; serde_json cannot fail on them.
-                            payload: event.payload().unwrap_or_default(),
-                            metadata: metadata.clone(),
-                            occurred_at: submission.command.at,
-                        });
-                    }
-                    let last = LogOffset { shard, offset: new_events.get(shard).copied().unwrap_or_default() };
-                    batch.accepted.push(Accepted {
-                        id: submission.id,
-                        fingerprint: submission.fingerprint,
-                        shard,
-                        last_offset: last.offset,
-                        events: i32::try_from(recorded).unwrap_or(i32::MAX),
-                    });
-                    decided.push(Decided::Accepted { last, events: recorded });
+                    batch.events.truncate(events_before);
+                    batch.accepted.truncate(accepted_before);
+                    batch.refused.extend(pending.items.iter().map(Item::id));
+                    self.cache.restore(before.unwrap_or_default());
+                    return Decided::Refused { item, refusal };
                 }
             }
         }
-        batch.streams = read.into_iter().collect();
-        (batch, decided)
+        Decided::Accepted(accepted)
+    }
+
+    /// Put what a command records into the batch and into memory.
+    fn accept(
+        &mut self,
+        submission: &Submission,
+        events: Vec<(StreamId, Event)>,
+        shard: usize,
+        batch: &mut Batch,
+    ) -> (LogOffset, usize) {
+        let recorded = events.len();
+        // A struct of strings; serde_json cannot fail on it, nor on events, which are plain data with string keys.
+        let metadata = serde_json::to_string(&submission.metadata).unwrap_or_default();
+        let mut last = LogOffset { shard, offset: batch.last_offset(shard) };
+        for (stream, event) in events {
+            last.offset += 1;
+            batch.events.push(NewEvent {
+                shard,
+                offset: last.offset,
+                stream,
+                sequence: self.cache.apply(&stream, &event),
+                event_type: event.event_type(),
+                event_version: event.event_version(),
+                payload: event.payload().unwrap_or_default(),
+                metadata: metadata.clone(),
+                occurred_at: submission.command.at,
+            });
+        }
+        batch.accepted.push(Accepted {
+            id: submission.id,
+            fingerprint: submission.fingerprint,
+            shard,
+            last_offset: last.offset,
+            events: i32::try_from(recorded).unwrap_or(i32::MAX),
+        });
+        (last, recorded)
     }
 
     /// An append that takes too long counts as a lost connection: nobody knows what comes of it.
@@ -585,19 +613,10 @@ enum Attempt {
 /// Take the first command of each id out; a second one with the same id waits for the first one's answer to be found.
 fn take_first_of_each(todo: &mut Vec<Pending>) -> Vec<Pending> {
     let mut seen = HashSet::with_capacity(todo.len());
-    let (first, later): (Vec<_>, Vec<_>) = todo.drain(..).partition(|pending| seen.insert(pending.id()));
+    let is_first = |pending: &Pending| pending.items.iter().all(|item| seen.insert(item.id()));
+    let (first, later): (Vec<_>, Vec<_>) = todo.drain(..).partition(is_first);
     *todo = later;
     first
-}
-
-fn new_events(batch: &Batch) -> Vec<i64> {
-    let mut counts = vec![0; batch.shards.len()];
-    for event in &batch.events {
-        if let Some(count) = counts.get_mut(event.shard) {
-            *count = event.offset;
-        }
-    }
-    counts
 }
 
 /// Tell everybody what came of their command.
@@ -618,18 +637,25 @@ fn answer(
     let mut new_events = batch.events.into_iter();
     for (pending, decided) in waiting.into_iter().zip(decided) {
         match decided {
-            Decided::Refused(refusal) => pending.answer(Err(Failure::Refused(refusal))),
-            Decided::Accepted { last, events } => {
-                let recorded = new_events.by_ref().take(events).map(|event| Recorded {
-                    position: position(LogOffset { shard: event.shard, offset: event.offset }),
-                    stream: event.stream,
-                    sequence: event.sequence,
-                    payload: event.payload,
-                    occurred_at: event.occurred_at,
-                    recorded_at: recorded_at.unwrap_or(event.occurred_at),
-                });
-                let recorded = recorded.collect();
-                pending.answer(Ok(Receipt { position: position(last), recorded, replayed: false }));
+            Decided::Refused { item: refused, refusal } => {
+                for (index, item) in pending.items.into_iter().enumerate() {
+                    let own = index == refused;
+                    item.answer(Err(if own { Failure::Refused(refusal.clone()) } else { Failure::RefusedTogether }));
+                }
+            }
+            Decided::Accepted(accepted) => {
+                for (item, (last, events)) in pending.items.into_iter().zip(accepted) {
+                    let recorded = new_events.by_ref().take(events).map(|event| Recorded {
+                        position: position(LogOffset { shard: event.shard, offset: event.offset }),
+                        stream: event.stream,
+                        sequence: event.sequence,
+                        payload: event.payload,
+                        occurred_at: event.occurred_at,
+                        recorded_at: recorded_at.unwrap_or(event.occurred_at),
+                    });
+                    let recorded = recorded.collect();
+                    item.answer(Ok(Receipt { position: position(last), recorded, replayed: false }));
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Commands over HTTP.
 
+mod bulk;
 mod points;
 mod submit;
 
@@ -9,5 +10,5 @@ use crate::Commands;
 
 /// Every command's route.
 pub fn routes(commands: Commands) -> OpenApiRouter {
-    points::routes().with_state(commands)
+    points::routes().merge(bulk::routes()).with_state(commands)
 }

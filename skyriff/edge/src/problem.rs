@@ -61,6 +61,10 @@ kinds! {
         "Use a new key for a new command.";
     REFUSED = CONFLICT "refused", "The rules do not allow this now",
         "See detail for the rule.";
+    REFUSED_TOGETHER = CONFLICT "refused-together", "Another command of the same atomic batch was refused",
+        "Look for the one that was refused by itself; nothing of the batch was recorded.";
+    SHARDS_MIXED = UNPROCESSABLE_ENTITY "shards-mixed", "An atomic batch is of users of several shards",
+        "Send the commands of each user in a batch of their own.";
     OUT_OF_RANGE = UNPROCESSABLE_ENTITY "out-of-range", "A value is outside its limits",
         "See detail for the limits.";
     INSUFFICIENT_POINTS = CONFLICT "insufficient-points", "There are not enough points",
@@ -154,9 +158,9 @@ impl Problem {
         Self::new(&Kind::FAULT)
     }
 
-    /// The answer, naming the request.
-    pub(crate) fn respond(&self, request_id: Option<&str>) -> Response {
-        let body = ProblemBody {
+    /// The body of the answer, which also stands in the results of bulk requests.
+    pub fn body<'a>(&'a self, request_id: Option<&'a str>) -> ProblemBody<'a> {
+        ProblemBody {
             r#type: format!("/problems/{}", self.kind.slug),
             title: self.kind.title,
             status: self.kind.status.as_u16(),
@@ -164,8 +168,12 @@ impl Problem {
             remedy: self.kind.remedy,
             request_id,
             members: &self.members,
-        };
-        let mut response = (self.kind.status, axum::Json(body)).into_response();
+        }
+    }
+
+    /// The answer, naming the request.
+    pub(crate) fn respond(&self, request_id: Option<&str>) -> Response {
+        let mut response = (self.kind.status, axum::Json(self.body(request_id))).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_s {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rand::Rng;
 use reqwest::{
     StatusCode, Url,
@@ -60,63 +60,133 @@ impl Client {
 
     /// Send the action again, with the same key, for as long as the API cannot take it.
     pub async fn send(&self, action: &Action) -> Sent {
-        let mut sent = Sent { outcome: Outcome::Nothing, latency: Duration::ZERO, retries: 0 };
-        let end = Instant::now() + self.patience;
-        let mut back_off = BACK_OFF;
+        let mut patience = Patience::new(self.patience);
         loop {
             let started = Instant::now();
-            let (outcome, retry_after) = match self.attempt(action).await {
-                Ok(Attempt::Answered(outcome)) => {
-                    return Sent { outcome, latency: started.elapsed(), ..sent };
-                }
+            let (reason, retry_after) = match self.attempt(action).await {
+                Ok(Attempt::Answered(outcome)) => return patience.sent(outcome, started),
                 Ok(Attempt::NotNow { status, retry_after }) => (format!("still {status}"), retry_after),
                 // Not reached, or cut off: the key makes it safe to send again.
                 Err(error) => (format!("{:#}", anyhow::Error::from(error)), None),
             };
-            if Instant::now() > end {
-                return Sent { outcome: Outcome::Unexpected(outcome), latency: started.elapsed(), ..sent };
+            if !patience.wait(retry_after).await {
+                return patience.sent(Outcome::Unexpected(reason), started);
             }
-            sent.retries += 1;
-            // With jitter, so that those who were turned away together do not come back together.
-            let jittered = back_off.mul_f64(rand::rng().random_range(0.5..1.0));
-            tokio::time::sleep(retry_after.unwrap_or_default().min(BACK_OFF_MAX).max(jittered)).await;
-            back_off = (back_off * 2).min(BACK_OFF_MAX);
+        }
+    }
+
+    /// Send many actions in one request, and again those that the API could not take.
+    pub async fn send_together(&self, actions: &[Action]) -> Vec<Sent> {
+        let mut patience = Patience::new(self.patience);
+        let mut sent: Vec<Option<Sent>> = actions.iter().map(|_| None).collect();
+        loop {
+            let started = Instant::now();
+            let open: Vec<_> = sent.iter().enumerate().filter(|(_, sent)| sent.is_none()).map(|(at, _)| at).collect();
+            let commands: Vec<_> = open.iter().filter_map(|at| actions.get(*at)).map(Action::in_bulk).collect();
+            let reason = match self.attempt_together(&commands).await {
+                Ok(attempts) => {
+                    for (at, attempt) in open.iter().zip(attempts) {
+                        if let (Attempt::Answered(outcome), Some(slot)) = (attempt, sent.get_mut(*at)) {
+                            *slot = Some(patience.sent(outcome, started));
+                        }
+                    }
+                    "some are still not taken".to_owned()
+                }
+                Err(error) => format!("{error:#}"),
+            };
+            if sent.iter().all(Option::is_some) {
+                return sent.into_iter().flatten().collect();
+            }
+            if !patience.wait(None).await {
+                let give_up = || patience.sent(Outcome::Unexpected(reason.clone()), started);
+                return sent.into_iter().map(|sent| sent.unwrap_or_else(give_up)).collect();
+            }
         }
     }
 
     async fn attempt(&self, action: &Action) -> reqwest::Result<Attempt> {
-        let mut url = self.url.clone();
-        url.set_path(&action.path());
-        let request = self.http.post(url).header("Idempotency-Key", action.idempotency_key()).json(&action.body());
-        let response = request.send().await?;
+        let request = self.post(&action.path()).header("Idempotency-Key", action.idempotency_key());
+        let response = request.json(&action.body()).send().await?;
         let status = response.status();
-        if matches!(status.as_u16(), 429 | 502 | 503 | 504) {
-            let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-            return Ok(Attempt::NotNow { status, retry_after: retry_after.map(Duration::from_secs) });
-        }
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let replayed = response.headers().contains_key("idempotent-replayed");
-        let recorded = status == StatusCode::CREATED;
         // Read to the end, or it was not an answer.
         let body = response.bytes().await?;
-        if status.is_success() {
-            let outcome = match (replayed, recorded) {
-                (true, _) => Outcome::Replayed,
-                (false, true) => Outcome::Recorded,
-                (false, false) => Outcome::Nothing,
-            };
-            return Ok(Attempt::Answered(outcome));
+        let problem = serde_json::from_slice(&body).unwrap_or_default();
+        Ok(match attempt(status, replayed, &problem) {
+            Attempt::NotNow { status, .. } => {
+                Attempt::NotNow { status, retry_after: retry_after.map(Duration::from_secs) }
+            }
+            answered @ Attempt::Answered(_) => answered,
+        })
+    }
+
+    async fn attempt_together(&self, commands: &[Value]) -> Result<Vec<Attempt>> {
+        let body = serde_json::json!({ "commands": commands });
+        let response = self.post("/v1/commands:batch").json(&body).send().await?.error_for_status()?;
+        let answer: Value = response.json().await?;
+        let results = answer["results"].as_array().context("a bulk answer has results")?;
+        let of = |result: &Value| {
+            let status = result["status"].as_u64().and_then(|status| u16::try_from(status).ok());
+            let status = StatusCode::from_u16(status.unwrap_or_default())?;
+            Ok(attempt(status, result["replayed"] == true, &result["problem"]))
+        };
+        results.iter().map(of).collect()
+    }
+
+    fn post(&self, path: &str) -> reqwest::RequestBuilder {
+        let mut url = self.url.clone();
+        url.set_path(path);
+        self.http.post(url)
+    }
+}
+
+/// How long to go on, and the growing waits in between.
+struct Patience {
+    end: Instant,
+    back_off: Duration,
+    retries: u64,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { end: Instant::now() + limit, back_off: BACK_OFF, retries: 0 }
+    }
+
+    fn sent(&self, outcome: Outcome, started: Instant) -> Sent {
+        Sent { outcome, latency: started.elapsed(), retries: self.retries }
+    }
+
+    /// Wait before the next attempt; false when there is to be none.
+    async fn wait(&mut self, retry_after: Option<Duration>) -> bool {
+        if Instant::now() > self.end {
+            return false;
         }
-        let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let name = problem["type"].as_str().and_then(|name| name.strip_prefix("/problems/")).unwrap_or_default();
-        Ok(Attempt::Answered(if REFUSALS.contains(&name) {
-            Outcome::Refused(name.to_owned())
-        } else {
-            Outcome::Unexpected(format!("{status}: {}", String::from_utf8_lossy(&body)))
-        }))
+        self.retries += 1;
+        // With jitter, so that those who were turned away together do not come back together.
+        let jittered = self.back_off.mul_f64(rand::rng().random_range(0.5..1.0));
+        tokio::time::sleep(retry_after.unwrap_or_default().min(BACK_OFF_MAX).max(jittered)).await;
+        self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+        true
     }
 }
 
 enum Attempt {
     Answered(Outcome),
     NotNow { status: StatusCode, retry_after: Option<Duration> },
+}
+
+/// What an answer means.
+fn attempt(status: StatusCode, replayed: bool, problem: &Value) -> Attempt {
+    if matches!(status.as_u16(), 429 | 502 | 503 | 504) {
+        return Attempt::NotNow { status, retry_after: None };
+    }
+    let name = problem["type"].as_str().and_then(|name| name.strip_prefix("/problems/")).unwrap_or_default();
+    Attempt::Answered(match status {
+        _ if status.is_success() && replayed => Outcome::Replayed,
+        StatusCode::CREATED => Outcome::Recorded,
+        StatusCode::OK => Outcome::Nothing,
+        _ if REFUSALS.contains(&name) => Outcome::Refused(name.to_owned()),
+        _ => Outcome::Unexpected(format!("{status}: {problem}")),
+    })
 }

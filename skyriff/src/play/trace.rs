@@ -83,6 +83,15 @@ impl Action {
             Self::Recharge { at, order, points, .. } => json!({ "order": order, "points": points, "occurred_at": at }),
         }
     }
+
+    /// As one of many commands in a bulk request.
+    pub fn in_bulk(&self) -> Value {
+        let mut command = self.body();
+        command["do"] = self.kind().into();
+        command["user"] = self.user().to_string().into();
+        command["idempotency_key"] = self.idempotency_key().into();
+        command
+    }
 }
 
 #[cfg(test)]

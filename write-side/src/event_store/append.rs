@@ -23,6 +23,13 @@ pub struct Batch {
     pub events: Vec<NewEvent>,
 }
 
+impl Batch {
+    /// How many events the batch has for one of its shards.
+    pub fn last_offset(&self, shard: usize) -> i64 {
+        self.events.iter().rev().find(|event| event.shard == shard).map_or(0, |event| event.offset)
+    }
+}
+
 /// A command to record.
 #[derive(Debug)]
 pub struct Accepted {
@@ -94,12 +101,7 @@ const APPEND: &str = "SELECT outcome, heads, stale, repeated, recorded_at FROM a
 /// [`StoreError`].
 pub async fn append(connection: &mut PgConnection, batch: &Batch) -> Result<Appended, StoreError> {
     let shard = |place: usize| batch.shards.get(place).map_or(0, |(shard, _)| number(*shard));
-    let mut new_events = vec![0_i64; batch.shards.len()];
-    for event in &batch.events {
-        if let Some(count) = new_events.get_mut(event.shard) {
-            *count = event.offset.max(*count);
-        }
-    }
+    let new_events: Vec<_> = (0..batch.shards.len()).map(|shard| batch.last_offset(shard)).collect();
     let of_shards = |f: fn(&(ShardId, Position)) -> i64| batch.shards.iter().map(f).collect::<Vec<_>>();
     let accepted = &batch.accepted;
     let events = &batch.events;

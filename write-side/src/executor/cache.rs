@@ -76,6 +76,21 @@ impl StreamCache {
         }
     }
 
+    /// The streams as they are now, to go back to with [`StreamCache::restore`].
+    pub(super) fn remember(&self, streams: impl Iterator<Item = StreamId>) -> Vec<(StreamId, i64, State)> {
+        let entries = streams.filter_map(|stream| Some((stream, self.streams.peek(&stream)?)));
+        entries.map(|(stream, entry)| (stream, entry.sequence, entry.state.clone())).collect()
+    }
+
+    pub(super) fn restore(&mut self, streams: Vec<(StreamId, i64, State)>) {
+        for (stream, sequence, state) in streams {
+            if let Some(entry) = self.streams.peek_mut(&stream) {
+                entry.sequence = sequence;
+                entry.state = state;
+            }
+        }
+    }
+
     pub(super) fn forget(&mut self, stream: &StreamId) {
         if let Some(entry) = self.streams.pop(stream) {
             self.bytes -= entry.bytes;

@@ -1,6 +1,7 @@
 //! From a request to a submission, and from what came of it to an answer: the same for every command.
 
 use axum::{
+    body::HttpBody,
     extract::{FromRequest, FromRequestParts, Request},
     http::{HeaderName, HeaderValue, StatusCode, request::Parts},
     response::{IntoResponse, Response},
@@ -21,6 +22,8 @@ const POSITION: HeaderName = HeaderName::from_static("skyriff-position");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// How far ahead of our clock a business time may be, in seconds.
 const CLOCK_SKEW_MAX_S: i64 = 300;
+/// Nothing happened before.
+const EARLIEST: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 /// Who sends a command, under which key, in which request.
 pub(super) struct Sender {
@@ -36,8 +39,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Sender {
         let caller = Caller::from_request_parts(parts, state).await?;
         let context = RequestContext::from_request_parts(parts, state).await?;
         let key = parts.headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
-        // `to_str` lets printable ASCII and tabs through.
-        if !(1..=255).contains(&key.len()) || key.contains('\t') {
+        if !is_key(key) {
             return Err(Problem::new(&Kind::KEY_MISSING));
         }
         Ok(Self { key: key.to_owned(), caller, context })
@@ -54,28 +56,55 @@ impl Sender {
         said_at: Option<DateTime<Utc>>,
         intent: Intent,
     ) -> Result<Accepted, Problem> {
-        self.caller.may(right, user)?;
-        let now = Utc::now();
-        let at = match said_at {
-            None => now,
-            Some(at) => {
-                self.caller.may(Right::Backdate, user)?;
-                if (at - now).num_seconds() > CLOCK_SKEW_MAX_S {
-                    return Err(Problem::new(&Kind::OUT_OF_RANGE).detail("occurred_at is in the future"));
-                }
-                at
-            }
-        };
-        let actor = self.caller.actor();
-        let id = CommandId::derive(&actor, &self.key);
-        let fingerprint = Fingerprint::of(user, said_at, &intent).map_err(|error| Problem::fault(&error))?;
-        // The database keeps microseconds; what is decided on must be what is stored.
-        let command = Command { user, at: at.trunc_subsecs(6), intent };
-        let RequestContext { request_id, traceparent } = self.context;
-        let metadata = Metadata { command_id: id, actor, request_id, causation: None, traceparent };
-        let receipt = commands.execute(Submission { id, fingerprint, command, metadata }).await.map_err(problem)?;
-        Ok(Accepted(receipt))
+        let Self { caller, key, context } = self;
+        let submission = submission(&caller, &context, &key, Asked { right, user, said_at, intent })?;
+        commands.execute(submission).await.map(Accepted).map_err(problem)
     }
+}
+
+/// What is asked for, and the right that it takes.
+pub(super) struct Asked {
+    pub(super) right: Right,
+    pub(super) user: UserId,
+    /// When the client says that it happened.
+    pub(super) said_at: Option<DateTime<Utc>>,
+    pub(super) intent: Intent,
+}
+
+/// Whether a text can be an idempotency key: 1 to 255 printable ASCII characters.
+pub(super) fn is_key(key: &str) -> bool {
+    (1..=255).contains(&key.len()) && key.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
+/// The command as it is handed in, if the caller has the right to.
+pub(super) fn submission(
+    caller: &Caller,
+    context: &RequestContext,
+    key: &str,
+    asked: Asked,
+) -> Result<Submission, Problem> {
+    let Asked { right, user, said_at, intent } = asked;
+    caller.may(right, user)?;
+    let now = Utc::now();
+    let at = match said_at {
+        None => now,
+        Some(at) => {
+            caller.may(Right::Backdate, user)?;
+            if (at - now).num_seconds() > CLOCK_SKEW_MAX_S || at < EARLIEST {
+                let detail = "occurred_at is after 1970 and not in the future";
+                return Err(Problem::new(&Kind::OUT_OF_RANGE).detail(detail));
+            }
+            at
+        }
+    };
+    let actor = caller.actor();
+    let id = CommandId::derive(&actor, key);
+    let fingerprint = Fingerprint::of(user, said_at, &intent).map_err(|error| Problem::fault(&error))?;
+    // The database keeps microseconds; what is decided on must be what is stored.
+    let command = Command { user, at: at.trunc_subsecs(6), intent };
+    let RequestContext { request_id, traceparent } = context.clone();
+    let metadata = Metadata { command_id: id, actor, request_id, causation: None, traceparent };
+    Ok(Submission { id, fingerprint, command, metadata })
 }
 
 /// A JSON body that may also be left out, if none of its members is required.
@@ -85,10 +114,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let headers = request.headers();
-        let empty = !headers.contains_key("transfer-encoding")
-            && headers.get("content-length").is_none_or(|length| length == "0");
-        if empty {
+        // Not by its headers: over HTTP/2 a body needs none that tells of it.
+        if request.body().is_end_stream() {
             return Ok(Self(T::default()));
         }
         Json::from_request(request, state).await.map(|Json(body)| Self(body))
@@ -139,9 +166,8 @@ struct RecordedBody<'a> {
     recorded_at: DateTime<Utc>,
 }
 
-impl IntoResponse for Accepted {
-    fn into_response(self) -> Response {
-        let Self(receipt) = self;
+impl<'a> AcceptedBody<'a> {
+    pub(super) fn of(receipt: &'a Receipt) -> Result<Self, serde_json::Error> {
         let recorded = receipt.recorded.iter().map(|event| {
             Ok(RecordedBody {
                 position: event.position.to_string(),
@@ -153,15 +179,25 @@ impl IntoResponse for Accepted {
                 recorded_at: event.recorded_at,
             })
         });
-        let recorded = match recorded.collect::<Result<Vec<_>, serde_json::Error>>() {
-            Ok(recorded) => recorded,
+        let recorded = recorded.collect::<Result<_, serde_json::Error>>()?;
+        Ok(Self { position: receipt.position.to_string(), replayed: receipt.replayed, recorded })
+    }
+
+    /// 201 when something was recorded.
+    pub(super) fn status(&self) -> StatusCode {
+        if self.recorded.is_empty() { StatusCode::OK } else { StatusCode::CREATED }
+    }
+}
+
+impl IntoResponse for Accepted {
+    fn into_response(self) -> Response {
+        let Self(receipt) = self;
+        let body = match AcceptedBody::of(&receipt) {
+            Ok(body) => body,
             Err(error) => return Problem::fault(&error).into_response(),
         };
-        let status = if recorded.is_empty() { StatusCode::OK } else { StatusCode::CREATED };
-        let position = receipt.position.to_string();
-        let header = HeaderValue::try_from(&position);
-        let body = AcceptedBody { position, replayed: receipt.replayed, recorded };
-        let mut response = (status, axum::Json(body)).into_response();
+        let header = HeaderValue::try_from(&body.position);
+        let mut response = (body.status(), axum::Json(body)).into_response();
         if let Ok(header) = header {
             response.headers_mut().insert(POSITION, header);
         }
@@ -215,9 +251,10 @@ pub(super) enum CommandResponses {
     Timeout(#[to_schema] skyriff_edge::problem::ProblemBody<'static>),
 }
 
-fn problem(failure: Failure) -> Problem {
+pub(super) fn problem(failure: Failure) -> Problem {
     match failure {
         Failure::Refused(refusal) => of_refusal(&refusal),
+        Failure::RefusedTogether => Problem::new(&Kind::REFUSED_TOGETHER),
         Failure::KeyReused => Problem::new(&Kind::KEY_REUSED),
         Failure::Overloaded => Problem::new(&Kind::OVERLOADED).retry_after_s(1),
         Failure::Conflict => Problem::new(&Kind::CONFLICT).retry_after_s(1),

@@ -1,0 +1,298 @@
+//! Many commands in one request: up to a thousand in a JSON body, or any number as NDJSON, line by line in and out.
+
+use std::collections::HashSet;
+
+use axum::{
+    body::{Body, BodyDataStream, Bytes},
+    extract::{DefaultBodyLimit, FromRequest, Request, State},
+    http::header,
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use skyriff_domain::{
+    Bucket, HoldId, Intent, Label, Note, OrderId, Points, SpendId, UserId,
+    points_account::{Action, Direction},
+};
+use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, problem::ProblemBody};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::submit::{AcceptedBody, Asked, is_key, problem, submission};
+use crate::{Commands, Failure, Receipt, Submission};
+
+/// Commands in one JSON body, and lines of NDJSON that are under way at once.
+const COMMANDS_MAX: usize = 1_000;
+/// The longest JSON body, in bytes.
+const BODY_BYTES_MAX: usize = 2 * 1_024 * 1_024;
+/// The longest line of NDJSON, in bytes.
+const LINE_BYTES_MAX: usize = 16 * 1_024;
+const NDJSON: &str = "application/x-ndjson";
+
+pub(super) fn routes() -> OpenApiRouter<Commands> {
+    OpenApiRouter::new().routes(routes!(bulk)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+}
+
+/// Many commands.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Bulk {
+    /// All or nothing; the commands must then be of users of one shard, which those of one user always are.
+    #[serde(default)]
+    atomic: bool,
+    #[schema(min_items = 1, max_items = 1_000, value_type = Vec<BulkCommand>)]
+    commands: Vec<Box<RawValue>>,
+}
+
+/// One of many commands.
+#[derive(Deserialize, ToSchema)]
+struct BulkCommand {
+    /// As the header Idempotency-Key of a single command, and the same as there.
+    #[schema(min_length = 1, max_length = 255)]
+    idempotency_key: String,
+    user: UserId,
+    #[serde(default)]
+    occurred_at: Option<DateTime<Utc>>,
+    #[serde(flatten)]
+    what: What,
+}
+
+/// What is asked, with the members of the body of the single command.
+#[derive(Deserialize, ToSchema)]
+#[serde(tag = "do", rename_all = "snake_case")]
+enum What {
+    CheckIn,
+    Earn { bucket: Bucket, points: Points, reason: Label },
+    Recharge { order: OrderId, points: Points },
+    Spend { spend: SpendId, points: Points, product: Label },
+    Refund { spend: SpendId, points: Option<Points> },
+    Hold { hold: HoldId, points: Points, reason: Label, lifetime_s: Option<u32> },
+    Capture { hold: HoldId, points: Option<Points> },
+    Release { hold: HoldId },
+    Expire,
+    Adjust { bucket: Bucket, direction: Direction, points: Points, reason: Note },
+}
+
+impl What {
+    fn asked(self) -> (Right, Intent) {
+        let (right, action) = match self {
+            Self::Recharge { order, points } => return (Right::Credit, Intent::Recharge { order, points }),
+            Self::CheckIn => (Right::CheckIn, Action::CheckIn),
+            Self::Earn { bucket, points, reason } => (Right::Credit, Action::Earn { bucket, points, reason }),
+            Self::Spend { spend, points, product } => (Right::Spend, Action::Spend { spend, points, product }),
+            Self::Refund { spend, points } => (Right::Settle, Action::Refund { spend, points }),
+            Self::Hold { hold, points, reason, lifetime_s } => {
+                (Right::Settle, Action::Hold { hold, points, lifetime_s, reason })
+            }
+            Self::Capture { hold, points } => (Right::Settle, Action::Capture { hold, points }),
+            Self::Release { hold } => (Right::Settle, Action::Release { hold }),
+            Self::Expire => (Right::Expire, Action::Expire),
+            Self::Adjust { bucket, direction, points, reason } => {
+                (Right::Adjust, Action::Adjust { bucket, direction, points, reason })
+            }
+        };
+        (right, Intent::Points(action))
+    }
+}
+
+/// What came of many commands.
+#[derive(Serialize, ToSchema)]
+struct BulkAccepted<'a> {
+    /// In the order of the commands.
+    results: Vec<BulkResult<'a>>,
+}
+
+/// What came of one of many commands: what the single command would have answered.
+#[derive(Serialize, ToSchema)]
+struct BulkResult<'a> {
+    /// The status that the single command would have had.
+    status: u16,
+    #[serde(flatten)]
+    accepted: Option<AcceptedBody<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<ProblemBody<'a>>,
+}
+
+type Outcome = Result<Receipt, Problem>;
+
+/// Many commands in one request, each with its own idempotency key and its own result, in order.
+///
+/// With `Content-Type: application/x-ndjson` the body is one command a line, of any number, and the answer one result a
+/// line, as they are recorded. Commands of one user are decided in the order in which they stand.
+#[utoipa::path(post, path = "/v1/commands:batch", tag = "bulk", request_body = Bulk,
+    responses((status = 200, description = "Each command's own result, in order", body = BulkAccepted),
+              (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+              (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+              (status = 413, body = ProblemBody, content_type = "application/problem+json"),
+              (status = 415, body = ProblemBody, content_type = "application/problem+json"),
+              (status = 422, description = "An atomic batch of several shards", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 504, body = ProblemBody, content_type = "application/problem+json")))]
+async fn bulk(
+    State(commands): State<Commands>,
+    caller: Caller,
+    context: RequestContext,
+    request: Request,
+) -> Result<Response, Problem> {
+    let from = From { commands, caller, context };
+    if request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == NDJSON) {
+        return Ok(from.stream(request.into_body().into_data_stream()));
+    }
+    let Json(Bulk { atomic, commands }) = Json::from_request(request, &()).await?;
+    if !(1..=COMMANDS_MAX).contains(&commands.len()) {
+        let detail = format!("commands are 1 to {COMMANDS_MAX}; more go as {NDJSON}");
+        return Err(Problem::new(&Kind::MALFORMED).detail(detail));
+    }
+    let parsed: Vec<_> = commands.iter().map(|command| from.submission(command.get())).collect();
+    let outcomes = if atomic { from.together(parsed).await? } else { from.each(parsed).await };
+    let results = outcomes.iter().map(result).collect::<Result<_, _>>().map_err(|error| Problem::fault(&error))?;
+    Ok(axum::Json(BulkAccepted { results }).into_response())
+}
+
+/// Whose commands they are, and where they go.
+struct From {
+    commands: Commands,
+    caller: Caller,
+    context: RequestContext,
+}
+
+impl From {
+    fn submission(&self, text: &str) -> Result<Submission, Problem> {
+        let malformed = |error: serde_json::Error| Problem::new(&Kind::MALFORMED).detail(error.to_string());
+        let BulkCommand { idempotency_key, user, occurred_at, what } = serde_json::from_str(text).map_err(malformed)?;
+        if !is_key(&idempotency_key) {
+            return Err(Problem::new(&Kind::KEY_MISSING));
+        }
+        let (right, intent) = what.asked();
+        submission(&self.caller, &self.context, &idempotency_key, Asked { right, user, said_at: occurred_at, intent })
+    }
+
+    /// Each on its own.
+    async fn each(&self, parsed: Vec<Result<Submission, Problem>>) -> Vec<Outcome> {
+        let mut problems = Vec::with_capacity(parsed.len());
+        let mut submissions = Vec::with_capacity(parsed.len());
+        for parsed in parsed {
+            match parsed {
+                Ok(submission) => {
+                    submissions.push(submission);
+                    problems.push(None);
+                }
+                Err(problem) => problems.push(Some(problem)),
+            }
+        }
+        let mut results = self.commands.execute_each(submissions).await.into_iter();
+        let outcomes = problems.into_iter().map(|unsent| match unsent {
+            Some(problem) => Err(problem),
+            None => results.next().unwrap_or(Err(Failure::OutcomeUnknown)).map_err(problem),
+        });
+        outcomes.collect()
+    }
+
+    /// All or nothing.
+    async fn together(&self, parsed: Vec<Result<Submission, Problem>>) -> Result<Vec<Outcome>, Problem> {
+        if parsed.iter().any(Result::is_err) {
+            let others = || Problem::new(&Kind::REFUSED_TOGETHER);
+            return Ok(parsed.into_iter().map(|parsed| Err(parsed.err().unwrap_or_else(others))).collect());
+        }
+        let submissions: Vec<_> = parsed.into_iter().flatten().collect();
+        let mut keys = HashSet::new();
+        if !submissions.iter().all(|submission| keys.insert(submission.id)) {
+            return Err(Problem::new(&Kind::MALFORMED).detail("an idempotency key stands twice in an atomic batch"));
+        }
+        let results = self.commands.execute_together(submissions).await;
+        let results = results.map_err(|_| Problem::new(&Kind::SHARDS_MIXED))?;
+        Ok(results.into_iter().map(|result| result.map_err(problem)).collect())
+    }
+
+    /// As many lines as have arrived, then their results, then the next: memory is bounded on both sides, and whoever
+    /// sends faster than it is recorded waits.
+    fn stream(self, body: BodyDataStream) -> Response {
+        let lines = Lines { body, rest: Vec::new(), ended: false };
+        let results = futures::stream::unfold((self, lines), |(from, mut lines)| async {
+            let chunk = lines.next_chunk().await?;
+            let parsed = chunk.into_iter().map(|line| line.and_then(|line| from.submission(&line))).collect();
+            let mut text = Vec::new();
+            for outcome in from.each(parsed).await {
+                if let Err(error) = result(&outcome).and_then(|result| serde_json::to_writer(&mut text, &result)) {
+                    return Some((Err(error), (from, lines)));
+                }
+                text.push(b'\n');
+            }
+            Some((Ok(Bytes::from(text)), (from, lines)))
+        });
+        ([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(results)).into_response()
+    }
+}
+
+fn result(outcome: &Outcome) -> Result<BulkResult<'_>, serde_json::Error> {
+    Ok(match outcome {
+        Ok(receipt) => {
+            let accepted = AcceptedBody::of(receipt)?;
+            BulkResult { status: accepted.status().as_u16(), accepted: Some(accepted), problem: None }
+        }
+        Err(problem) => {
+            BulkResult { status: problem.kind.status.as_u16(), accepted: None, problem: Some(problem.body(None)) }
+        }
+    })
+}
+
+/// A body, line by line.
+struct Lines {
+    body: BodyDataStream,
+    rest: Vec<u8>,
+    ended: bool,
+}
+
+impl Lines {
+    /// The lines that are there, at least one and at most [`COMMANDS_MAX`]; `None` at the end. A line that is too long
+    /// or cut off is a problem, and the last.
+    async fn next_chunk(&mut self) -> Option<Vec<Result<String, Problem>>> {
+        loop {
+            let lines = self.whole_lines();
+            if !lines.is_empty() {
+                return Some(lines);
+            }
+            if self.ended {
+                return None;
+            }
+            let problem = if self.rest.len() > LINE_BYTES_MAX {
+                Problem::new(&Kind::BODY_TOO_LARGE).detail(format!("a line has at most {LINE_BYTES_MAX} bytes"))
+            } else {
+                match self.body.next().await {
+                    Some(Ok(bytes)) => {
+                        self.rest.extend_from_slice(&bytes);
+                        continue;
+                    }
+                    Some(Err(error)) => Problem::new(&Kind::MALFORMED).detail(error.to_string()),
+                    None => {
+                        self.ended = true;
+                        // The last line need not end with a line feed.
+                        self.rest.push(b'\n');
+                        continue;
+                    }
+                }
+            };
+            self.ended = true;
+            self.rest.clear();
+            return Some(vec![Err(problem)]);
+        }
+    }
+
+    fn whole_lines(&mut self) -> Vec<Result<String, Problem>> {
+        let mut lines = Vec::new();
+        let mut from = 0;
+        while lines.len() < COMMANDS_MAX
+            && let Some(length) = self.rest.get(from..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))
+        {
+            let line = self.rest.get(from..from + length).unwrap_or_default();
+            if !line.trim_ascii().is_empty() {
+                let text = String::from_utf8(line.to_vec());
+                lines.push(text.map_err(|error| Problem::new(&Kind::MALFORMED).detail(error.to_string())));
+            }
+            from += length + 1;
+        }
+        self.rest.drain(..from);
+        lines
+    }
+}
