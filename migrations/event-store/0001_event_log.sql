@@ -4,7 +4,7 @@
 --   * positions of a shard are 1, 2, 3 … without a gap and in commit order: they come from the shard's row in heads,
 --     which an append locks and advances in its own transaction;
 --   * sequences of a stream are 1, 2, 3 …: the unique constraint on events, and the check in append();
---   * a command is recorded once: the primary key of commands;
+--   * a command is recorded once, for as long as it is kept: the look-up in append(), under the shard's lock;
 --   * events never change: no role of the app may update, delete or truncate them.
 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
@@ -43,15 +43,60 @@ CREATE TABLE events (
 );
 
 -- What each command came to: the events (position - events, position] of its shard. The answer itself is read back
--- from the log, so it is kept once.
+-- from the log, so it is kept once. Kept for a while only, and forgotten by dropping partitions: see keep_commands().
+-- That no command is recorded twice is seen to in append(), which looks it up in every partition while it holds the lock
+-- of the shard; the unique index of each partition is a second line.
 CREATE TABLE commands (
-    command_id  uuid        PRIMARY KEY,
+    command_id  uuid        NOT NULL,
     fingerprint uuid        NOT NULL,
     shard       smallint    NOT NULL,
     position    bigint      NOT NULL,
     events      integer     NOT NULL CHECK (events >= 0),
     recorded_at timestamptz NOT NULL
+) PARTITION BY RANGE (recorded_at);
+
+-- What no other partition takes, so that an append never fails for the want of one.
+CREATE TABLE commands_rest PARTITION OF commands DEFAULT;
+CREATE UNIQUE INDEX commands_rest_id ON commands_rest (command_id);
+
+CREATE TABLE command_partitions (
+    name    text        PRIMARY KEY,
+    from_at timestamptz NOT NULL,
+    to_at   timestamptz NOT NULL CHECK (to_at > from_at)
 );
+
+-- Have a partition ready well before it is needed, and drop those in which every command is older than keep. Partitions
+-- are as wide as that, so there are few to look through, and a command is kept for one to two times keep.
+CREATE FUNCTION keep_commands(keep interval) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    old command_partitions;
+    new command_partitions;
+BEGIN
+    IF keep < interval '1 hour' THEN
+        RAISE EXCEPTION 'commands are kept for at least an hour, not for %', keep;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('keep_commands'));
+    LOOP
+        SELECT max(p.to_at) INTO new.from_at FROM command_partitions p;
+        EXIT WHEN new.from_at > now() + keep / 3;
+        new.from_at := greatest(new.from_at, date_trunc('hour', now()));
+        new.to_at := new.from_at + keep;
+        new.name := 'commands_' || to_char(new.from_at AT TIME ZONE 'UTC', 'YYYYMMDD_HH24MI');
+        EXECUTE format('CREATE TABLE %I (LIKE commands INCLUDING ALL)', new.name);
+        EXECUTE format('CREATE UNIQUE INDEX ON %I (command_id)', new.name);
+        EXECUTE format('WITH moved AS (DELETE FROM commands_rest WHERE recorded_at >= %L AND recorded_at < %L RETURNING *)
+                        INSERT INTO %I SELECT * FROM moved', new.from_at, new.to_at, new.name);
+        EXECUTE format('ALTER TABLE commands ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                       new.name, new.from_at, new.to_at);
+        INSERT INTO command_partitions VALUES (new.*);
+    END LOOP;
+    FOR old IN SELECT * FROM command_partitions p WHERE p.to_at < now() - keep LOOP
+        EXECUTE format('DROP TABLE %I', old.name);
+        DELETE FROM command_partitions p WHERE p.name = old.name;
+    END LOOP;
+END
+$$;
 
 -- A stream folded up to a sequence: saves reading it from the start, never decides anything the log does not say.
 CREATE TABLE snapshots (
@@ -91,11 +136,6 @@ CREATE FUNCTION append(
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    -- Nothing to keep means nothing to flush: the locks below then only wait for whoever is in the middle of writing.
-    IF cardinality(command_ids) = 0 THEN
-        PERFORM set_config('synchronous_commit', 'off', true);
-    END IF;
-
     -- From here on nobody else appends to these shards. Always in shard order, so no two appends wait for each other.
     heads := ARRAY(SELECT h.position FROM heads h WHERE h.shard = ANY (append.shards) ORDER BY h.shard FOR UPDATE);
     IF cardinality(heads) <> cardinality(shards) THEN
@@ -123,6 +163,8 @@ BEGIN
 
     outcome := 'appended';
     IF cardinality(command_ids) = 0 THEN
+        -- Nothing was written, so there is nothing to flush: the locks were only to wait for whoever was writing.
+        PERFORM set_config('synchronous_commit', 'off', true);
         RETURN;
     END IF;
     recorded_at := clock_timestamp();
@@ -159,4 +201,4 @@ GRANT INSERT ON events TO skyriff_command;
 GRANT UPDATE ON heads TO skyriff_command;
 GRANT SELECT, INSERT ON commands TO skyriff_command;
 GRANT SELECT, INSERT, UPDATE, DELETE ON snapshots TO skyriff_command;
-GRANT EXECUTE ON FUNCTION append TO skyriff_command;
+GRANT EXECUTE ON FUNCTION append, keep_commands TO skyriff_command;

@@ -267,7 +267,7 @@ impl Runner {
         let mut transaction = reads.begin().await?;
         let before = last.keys().map(|shard| checkpoints.get(shard).copied().unwrap_or_default().0);
         let moved = sqlx::query(
-            "UPDATE checkpoints c SET position = m.last, updated_at = now()
+            "UPDATE checkpoints c SET position = m.last, updated_at = now(), stopped = NULL
              FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS m (shard, before, last)
              WHERE c.projection = $1 AND c.version = $2 AND c.shard = m.shard AND c.position = m.before",
         )

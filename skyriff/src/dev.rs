@@ -47,12 +47,14 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
          stop it, or choose another with --listen 127.0.0.1:0 (0 takes a free port)",
         tuning.listen
     );
-    let start = Cluster::start(&folder, Servers::PrimaryAndReplica, Durability::Full, |line| eprintln!("· {line}"));
-    let mut cluster = tokio::select! {
-        cluster = start => cluster?,
-        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
-    };
+    let durability = if tuning.require_standby { Durability::OnReplicaToo } else { Durability::Full };
+    // Never cut short: what it has started must be stopped again. A second Ctrl-C does not wait for that.
+    let say = |line: &str| eprintln!("· {line}");
+    let mut cluster = Cluster::start(&folder, Servers::PrimaryAndReplica, durability, say).await?;
     let served = async {
+        if stop.is_cancelled() {
+            return Ok(());
+        }
         let databases = prepare(&folder, &cluster).await?;
         let tokens = token::secret_of(&folder)?;
         let running = serve::Running::start(
@@ -132,8 +134,8 @@ fn welcome(folder: &Path, address: &str, tokens: &Tokens, databases: &Databases)
          A token for the user {user}, good for 30 days:\n\n  {token}\n\n\
          Check in, then read the balance and the ledger:\n\n  \
          curl -i -X POST http://{address}/v1/users/{user}/check-ins {auth} -H 'Idempotency-Key: check-in-{today}'\n\n  \
-         curl http://{address}/v1/users/{user}/balance {auth}\n\n  \
-         curl http://{address}/v1/users/{user}/ledger-entries {auth}\n",
+         curl -w '\\n' http://{address}/v1/users/{user}/balance {auth}\n\n  \
+         curl -w '\\n' http://{address}/v1/users/{user}/ledger-entries {auth}\n",
         databases.read_models.len(),
     );
     Ok(())

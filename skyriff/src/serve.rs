@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use axum::serve::ListenerExt;
 use clap::{Args, ValueEnum};
 use skyriff_domain::PointsPolicy;
@@ -10,7 +10,7 @@ use skyriff_edge::{Tokens, request};
 use skyriff_postgres::databases;
 use skyriff_projections::Projector;
 use skyriff_read_side::Replicas;
-use skyriff_write_side::{CommandSide, commands};
+use skyriff_write_side::{CommandSide, commands, event_store};
 use sqlx::{ConnectOptions, Connection, postgres::PgPoolOptions};
 use tokio::{
     net::TcpListener,
@@ -70,6 +70,13 @@ pub struct Tuning {
     /// Memory for streams, in MiB.
     #[arg(long, env = "SKYRIFF_CACHE_MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     cache_mib: u32,
+    /// For how many hours an idempotency key is remembered at least.
+    #[arg(long, env = "SKYRIFF_KEEP_KEYS_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=24 * 366))]
+    keep_keys_hours: u32,
+    /// Answer a command only when a synchronous standby has it too: then an answer means that two machines have it.
+    /// Refuses to append where Postgres' synchronous_standby_names is not set.
+    #[arg(long, env = "SKYRIFF_REQUIRE_STANDBY")]
+    pub require_standby: bool,
     /// How long a query waits on one database to become as fresh as asked, in milliseconds.
     #[arg(long, env = "SKYRIFF_FRESHNESS_WAIT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     freshness_wait_ms: u32,
@@ -82,6 +89,8 @@ impl Tuning {
             executors_per_database: usize::from(self.executors),
             queue_max: number(self.queue_max),
             batch_max: number(self.batch_max),
+            keep_commands: Duration::from_secs(u64::from(self.keep_keys_hours) * 3_600),
+            require_standby: self.require_standby,
             cache_bytes_max: number(self.cache_mib).saturating_mul(1_024 * 1_024),
             ..commands::Limits::default()
         }
@@ -126,7 +135,7 @@ impl Running {
             format!("cannot listen on {}; is something else there? --listen takes another address", tuning.listen)
         })?;
         let metrics = telemetry::metrics()?;
-        check(databases).await?;
+        check(databases, tuning.require_standby && roles.contains(&Role::Command)).await?;
 
         let commands = roles.contains(&Role::Command).then(|| {
             let (policy, limits) = (PointsPolicy::default(), tuning.command_limits());
@@ -202,11 +211,15 @@ impl Running {
 }
 
 /// Refuse to start on a store of another shape.
-async fn check(databases: &Databases) -> Result<()> {
+async fn check(databases: &Databases, require_standby: bool) -> Result<()> {
     for place in &databases.event_store {
         let options = place.primary.clone().username(databases::QUERY);
         let mut connection = options.connect().await.context("cannot reach the event store")?;
         databases::check_shard_count(&mut connection, databases.shard_count).await?;
+        ensure!(
+            !require_standby || event_store::commits_on_a_standby(&mut connection).await?,
+            "a standby is required, and the event store commits without one: set synchronous_standby_names in Postgres"
+        );
         connection.close().await?;
     }
     Ok(())

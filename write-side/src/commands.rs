@@ -128,6 +128,10 @@ pub struct Limits {
     pub snapshot_every: i64,
     /// How long a command is tried for before it is answered as unavailable.
     pub patience: Duration,
+    /// How long a command id is remembered at least: a retry within this time is never applied twice.
+    pub keep_commands: Duration,
+    /// Whether to append only where a commit means that a synchronous standby has it too.
+    pub require_standby: bool,
     /// How long one append may take before its connection is given up.
     pub append_timeout: Duration,
 }
@@ -140,6 +144,8 @@ impl Default for Limits {
             batch_max: 1_024,
             cache_bytes_max: 256 * 1_024 * 1_024,
             snapshot_every: 500,
+            keep_commands: Duration::from_secs(72 * 3_600),
+            require_standby: false,
             patience: Duration::from_secs(10),
             append_timeout: Duration::from_secs(5),
         }
@@ -181,6 +187,8 @@ impl CommandSide {
         for database in databases {
             let (snapshots, writer) = SnapshotWriter::start(database.options.clone());
             tasks.push(writer);
+            let keep = executor::keep_commands(database.options.clone(), limits.keep_commands, stop.clone());
+            tasks.push(tokio::spawn(keep));
             for index in 0..limits.executors_per_database.max(1) {
                 let of_this = database.shards.iter().enumerate();
                 let of_this = of_this.filter(|(place, _)| place % limits.executors_per_database.max(1) == index);

@@ -9,7 +9,7 @@ mod snapshot;
 pub use append::{Accepted, Appended, Batch, NewEvent, append};
 pub use load::{Loaded, catch_up, heads, load};
 pub use replay::{FirstAnswer, first_answers};
-pub use session::{abandon, commit, lock, prepare};
+pub use session::{LOAD_TIMEOUT, abandon, commit, commits_on_a_standby, keep_commands, lock, prepare};
 pub use snapshot::{Snapshot, save as save_snapshot};
 
 /// What a failed query means to whoever sent it.

@@ -15,6 +15,7 @@
 //!   append, the same commands are decided and appended again under the same ids: what went through is found by its id.
 
 mod cache;
+mod housekeeping;
 mod snapshots;
 
 use std::{
@@ -33,6 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::cache::StreamCache;
+pub(crate) use self::housekeeping::keep_commands;
 pub(crate) use self::snapshots::SnapshotWriter;
 use crate::{
     Failure, Receipt, Recorded, Submission,
@@ -303,7 +305,7 @@ impl Executor {
             todo.iter().map(|pending| pending.shard).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
         self.connect().await?;
         let connection = self.connection.as_mut().ok_or_else(disconnected)?;
-        let locked = event_store::lock(connection, &shards).await?;
+        let locked = within(self.settings.limits.append_timeout, event_store::lock(connection, &shards)).await?;
         self.locked = true;
         let attempt = async {
             for (shard, head) in shards.into_iter().zip(locked) {
@@ -315,7 +317,7 @@ impl Executor {
         if std::mem::take(&mut self.locked)
             && let Some(connection) = self.connection.as_mut()
         {
-            event_store::abandon(connection).await?;
+            within(self.settings.limits.append_timeout, event_store::abandon(connection)).await?;
         }
         attempt
     }
@@ -391,7 +393,8 @@ impl Executor {
     /// Answer commands that were recorded before, with their first answer; the rest of their company stays.
     async fn answer_again(&mut self, repeated: &[CommandId], todo: &mut Vec<Pending>) -> Result<(), StoreError> {
         let connection = self.connection.as_mut().ok_or_else(disconnected)?;
-        let answers = event_store::first_answers(connection, repeated).await?;
+        let limit = self.settings.limits.append_timeout;
+        let answers = within(limit, event_store::first_answers(connection, repeated)).await?;
         for pending in todo.iter_mut() {
             // When our own append did it and only its answer was lost, this is the first answer.
             let replayed = !pending.attempted;
@@ -425,7 +428,7 @@ impl Executor {
         self.meters.misses.increment(u64::try_from(missing.len()).unwrap_or(u64::MAX));
         let started = Instant::now();
         let connection = self.connection.as_mut().ok_or_else(disconnected)?;
-        for loaded in event_store::load(connection, &missing).await? {
+        for loaded in within(event_store::LOAD_TIMEOUT, event_store::load(connection, &missing)).await? {
             self.cache.insert(loaded);
         }
         self.meters.load.record(started.elapsed());
@@ -526,9 +529,9 @@ impl Executor {
             }
             Ok(appended)
         };
-        let appended = timeout(self.settings.limits.append_timeout, append).await;
+        let appended = within(self.settings.limits.append_timeout, append).await;
         self.meters.append.record(started.elapsed());
-        appended.unwrap_or_else(|_| Err(StoreError::Lost(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))))
+        appended
     }
 
     /// Apply what others have appended to the streams in memory, so that `known` is `head`.
@@ -542,7 +545,8 @@ impl Executor {
             self.cache.clear();
         } else {
             let connection = self.connection.as_mut().ok_or_else(disconnected)?;
-            let events = match event_store::catch_up(connection, shard, known, head).await {
+            let caught_up = event_store::catch_up(connection, shard, known, head);
+            let events = match within(self.settings.limits.append_timeout, caught_up).await {
                 Ok(events) => events,
                 Err(error) => {
                     self.cache.clear();
@@ -567,12 +571,15 @@ impl Executor {
         let connect = async {
             let mut connection = options.connect().await?;
             event_store::prepare(&mut connection, self.settings.limits.append_timeout).await?;
+            if self.settings.limits.require_standby && !event_store::commits_on_a_standby(&mut connection).await? {
+                let reason =
+                    "a standby is required, and the event store commits without one (synchronous_standby_names)";
+                return Err(StoreError::Lost(sqlx::Error::Configuration(reason.into())));
+            }
             let heads = event_store::heads(&mut connection, &self.settings.shards).await?;
             Ok::<_, StoreError>((connection, heads))
         };
-        let connected = timeout(CONNECT_TIMEOUT, connect).await;
-        let (connection, heads) =
-            connected.map_err(|_| StoreError::Lost(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))??;
+        let (connection, heads) = within(CONNECT_TIMEOUT, connect).await?;
         self.cache.clear();
         self.known.clear();
         for (shard, head) in self.settings.shards.iter().zip(heads) {
@@ -664,6 +671,12 @@ fn answer(
 fn explain(error: &dyn std::error::Error) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
     chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// A store that does not answer in time is as good as gone: the connection is given up.
+async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = |_| Err(StoreError::Lost(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())));
+    timeout(limit, answer).await.unwrap_or_else(late)
 }
 
 fn disconnected() -> StoreError {

@@ -65,7 +65,7 @@ async fn append(mut connection: PgConnection, batches: Vec<Batch>, time: Duratio
         }
         match event_store::append(&mut connection, &batch).await? {
             Appended::Done { .. } => commands += batch.accepted.len(),
-            other => bail!("{other:?}"),
+            other @ (Appended::Stale { .. } | Appended::Repeated { .. }) => bail!("{other:?}"),
         }
         latencies.push(started.elapsed());
     }

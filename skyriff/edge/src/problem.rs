@@ -118,6 +118,7 @@ pub struct ProblemBody<'a> {
     /// What to do.
     remedy: &'a str,
     /// Names the request in logs; also in the header X-Request-Id.
+    #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
     /// More about this time, by kind.
     #[serde(flatten)]

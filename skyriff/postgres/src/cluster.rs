@@ -28,6 +28,8 @@ const SLOT: &str = "replica";
 pub enum Durability {
     /// Everything acknowledged: for anything but tests.
     Full,
+    /// Everything acknowledged, even if the primary's machine never comes back: a commit waits for the replica.
+    OnReplicaToo,
     /// Only for tests, whose databases live for seconds. A killed process loses nothing either way.
     UntilPowerLoss,
 }
@@ -57,12 +59,7 @@ impl Cluster {
     /// # Errors
     /// When another process uses the folder, no Postgres is found, or a server does not start; the message says why
     /// and what to do.
-    pub async fn start(
-        folder: &Path,
-        servers: Servers,
-        durability: Durability,
-        say: impl Fn(&str),
-    ) -> Result<Self> {
+    pub async fn start(folder: &Path, servers: Servers, durability: Durability, say: impl Fn(&str)) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let folder = &folder.canonicalize()?;
         let lock = lock(folder)?;
@@ -106,6 +103,7 @@ impl Cluster {
                 return Err(error);
             }
         };
+        synchronize(&primary.instance().server, durability).await?;
         Ok(Self { primary, replica, _lock: lock })
     }
 
@@ -195,6 +193,19 @@ async fn start_replica(replica: &Instance, primary: &Server, say: &impl Fn(&str)
             .execute(&mut connection)
             .await?;
     }
+}
+
+/// Have commits wait for the replica, or not. Only now that it follows: before, nothing could commit.
+async fn synchronize(primary: &Server, durability: Durability) -> Result<()> {
+    let mut connection = primary.superuser("postgres").await?;
+    let setting = match durability {
+        Durability::OnReplicaToo => "ALTER SYSTEM SET synchronous_standby_names = '*'",
+        Durability::Full | Durability::UntilPowerLoss => "ALTER SYSTEM RESET synchronous_standby_names",
+    };
+    sqlx::query(setting).execute(&mut connection).await?;
+    sqlx::query("SELECT pg_reload_conf()").execute(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
 }
 
 /// Wait until the primary streams to it.

@@ -23,9 +23,14 @@ use crate::{
 const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How long a server may take to stop before it is stopped the hard way.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// A server that dies this often within [`RESTART_WINDOW`] is left alone, with its log as the explanation.
-const RESTARTS_MAX: usize = 10;
-const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// The wait before a server that ended by itself is started again, and its growth. After a kill -9, its children may hold
+/// its memory for a while, and every start before they have gone fails.
+const RESTART_AFTER: Duration = Duration::from_millis(100);
+const RESTART_AFTER_MAX: Duration = Duration::from_secs(2);
+/// A server that has run for this long is well.
+const WELL_AFTER: Duration = Duration::from_secs(5);
+/// A server that has not been well for this long is left alone, with its log as the explanation.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 
 /// What a server is made of.
 #[derive(Clone, Debug)]
@@ -121,22 +126,31 @@ impl Instance {
         }
         command.current_dir(&self.data).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.user.run(&mut command);
-        tokio::process::Command::from(command).spawn().with_context(|| format!("cannot start the {}", self.name))
+        tokio::process::Command::from(command)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start the {}", self.name))
     }
 
     async fn keep(self, mut child: tokio::process::Child, stop: CancellationToken) -> Result<()> {
-        let mut deaths = Vec::new();
+        let mut last_well = Instant::now();
+        let mut wait = RESTART_AFTER;
         loop {
+            let started = Instant::now();
             tokio::select! {
                 exit = child.wait() => {
-                    tracing::warn!(server = self.name, ?exit, "Postgres ended by itself; starting it again");
-                    deaths.retain(|death: &Instant| death.elapsed() < RESTART_WINDOW);
-                    if deaths.len() >= RESTARTS_MAX {
+                    if started.elapsed() > WELL_AFTER {
+                        (last_well, wait) = (Instant::now(), RESTART_AFTER);
+                        tracing::warn!(server = self.name, ?exit, "Postgres ended by itself; starting it again");
+                    }
+                    if last_well.elapsed() > GIVE_UP_AFTER {
                         bail!("{}", self.explain());
                     }
-                    deaths.push(Instant::now());
-                    // Its children notice within moments; a start before that fails and is tried again here.
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = stop.cancelled() => return Ok(()),
+                    }
+                    wait = (wait * 2).min(RESTART_AFTER_MAX);
                     child = self.spawn()?;
                 }
                 () = stop.cancelled() => return self.end(child).await,

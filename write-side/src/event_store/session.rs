@@ -7,6 +7,9 @@ use sqlx::PgConnection;
 
 use super::{StoreError, append::number};
 
+/// How long the streams of a batch may take to load; one with a long history and no snapshot takes its time once.
+pub const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Bound every wait on the server as well, so that an append that was given up here ends there too; and keep the
 /// planner to look-ups by index: plans are made once, maybe on a store that is still empty, where reading a whole table
 /// looks cheap.
@@ -14,14 +17,15 @@ use super::{StoreError, append::number};
 /// # Errors
 /// [`StoreError`].
 pub async fn prepare(connection: &mut PgConnection, append_timeout: Duration) -> Result<(), StoreError> {
-    let limit_ms = append_timeout.as_millis().to_string();
+    let ms = |limit: Duration| limit.as_millis().to_string();
     sqlx::query(
-        "SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', $1, false),
+        "SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', $2, false),
                 set_config('idle_in_transaction_session_timeout', $1, false),
                 set_config('synchronous_commit', 'on', false), set_config('plan_cache_mode', 'force_generic_plan', false),
                 set_config('enable_seqscan', 'off', false), set_config('enable_mergejoin', 'off', false)",
     )
-    .bind(limit_ms)
+    .bind(ms(append_timeout))
+    .bind(ms(append_timeout.max(LOAD_TIMEOUT)))
     .execute(connection)
     .await?;
     Ok(())
@@ -57,5 +61,25 @@ pub async fn commit(connection: &mut PgConnection) -> Result<(), StoreError> {
 /// [`StoreError`].
 pub async fn abandon(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query("ROLLBACK").execute(connection).await?;
+    Ok(())
+}
+
+/// Whether a commit waits until a synchronous standby has it too.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn commits_on_a_standby(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let standbys: String =
+        sqlx::query_scalar("SELECT current_setting('synchronous_standby_names')").fetch_one(connection).await?;
+    Ok(!standbys.trim().is_empty())
+}
+
+/// Have room for new command ids, and forget those that are older than `keep`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn keep_commands(connection: &mut PgConnection, keep: Duration) -> Result<(), StoreError> {
+    let seconds = i64::try_from(keep.as_secs()).unwrap_or(i64::MAX);
+    sqlx::query("SELECT keep_commands(make_interval(secs => $1))").bind(seconds).execute(connection).await?;
     Ok(())
 }

@@ -18,7 +18,9 @@ async fn main() -> Result<ExitCode> {
 
     // Short, and open to the user that Postgres runs as.
     let folder = env::temp_dir().join(format!("skyriff-test-{}", std::process::id()));
-    let mut cluster = Cluster::start(&folder, Servers::PrimaryAndReplica, Durability::UntilPowerLoss, |line| eprintln!("{line}")).await?;
+    let mut cluster =
+        Cluster::start(&folder, Servers::PrimaryAndReplica, Durability::UntilPowerLoss, |line| eprintln!("{line}"))
+            .await?;
     testing::prepare(&cluster).await?;
 
     let mut child = tokio::process::Command::new(&program)

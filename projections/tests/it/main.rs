@@ -1,0 +1,12 @@
+//! Projections from outside: events in a real log, rows in real read models.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod books;
+mod log;
+
+mod exactly_once;
+mod months;
+mod placement;
+mod rows;
+mod standstill;

@@ -1,0 +1,10 @@
+//! The read side from outside: rows in real databases and their real replica, asked for over HTTP.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod api;
+mod rows;
+
+mod balance;
+mod freshness;
+mod ledger_entries;

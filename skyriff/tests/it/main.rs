@@ -1,0 +1,13 @@
+//! The binary from outside: every test starts `skyriff dev` with private Postgres servers of its own in a folder of its
+//! own, and does what a user, an operator or a crash would do.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
+#![expect(unreachable_pub, reason = "a binary exports nothing")]
+
+mod crashes;
+mod dev;
+mod nodes;
+mod play;
+mod support;
+mod surface;
+mod welcome;

@@ -1,0 +1,103 @@
+//! A real trace through the API, against books kept in plain code.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, stream};
+use reqwest::StatusCode;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::support::{Books, Ended, Folder, Process, TRACE, skyriff};
+
+/// `skyriff play` on its way.
+pub fn play(folder: &Folder, url: &str) -> Process {
+    Process::spawn(skyriff(&["play", TRACE, "--url", url, "--folder", &folder.as_str()]))
+}
+
+/// The counts of its summary, by what they count.
+pub fn summary(played: &Ended) -> BTreeMap<String, u64> {
+    let lines = played.stdout.lines().filter_map(|line| line.trim().split_once("  "));
+    lines.filter_map(|(count, what)| Some((what.to_owned(), count.parse().ok()?))).collect()
+}
+
+#[tokio::test]
+async fn a_real_trace_is_recorded_once_and_every_balance_is_what_the_rules_say() {
+    let books = Books::of_trace();
+    let folder = Folder::new();
+    let dev = folder.dev().await;
+
+    let played = play(&folder, &dev.api.url).end().await.well();
+    let counts = summary(&played);
+    let mut expected = BTreeMap::from([
+        ("lines read", 25_592),
+        ("sent", 10_030),
+        ("recorded: check_in", 7_616),
+        ("recorded: recharge", 2_414),
+        ("accepted with nothing to record", 0),
+        ("replayed: recorded by an earlier request", 0),
+        ("unexpected", 0),
+        ("retries", 0),
+        ("not supported yet: like", 13_348),
+        ("not supported yet: unlike", 610),
+        ("not supported yet: tip", 280),
+        ("not supported yet: video_job", 1_324),
+    ]);
+    let as_expected =
+        |expected: &BTreeMap<&str, u64>| expected.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect();
+    assert_eq!(counts, as_expected(&expected), "{}", played.stdout);
+    assert_eq!((books.check_ins, books.recharges), (7_616, 2_414));
+
+    let audit = folder.audit().await;
+    books.agree_with(&audit);
+    let told = folder.run(&["audit", "verify"]).await.well().stdout;
+    assert!(told.contains("7616  points_account.checked_in") && told.contains("everything agrees"), "{told}");
+
+    let heads = audit["heads"].as_object().unwrap().iter().map(|(shard, head)| format!("{shard}:{head}"));
+    let heads = heads.collect::<Vec<_>>().join(",");
+    let auditor = dev.api.as_caller(&folder.token("auditor", Uuid::from_u128(1)).await);
+    // Everybody who did something, and six who only received.
+    assert_eq!(books.users.len(), 877 + 6);
+    let wrong: Vec<_> = stream::iter(&books.users)
+        .map(async |user| {
+            let balance = auditor.balance(user.parse().unwrap(), &heads).await;
+            let number = |value: &Value| value.as_i64().unwrap();
+            let available = &balance["available"];
+            // The answer leaves out what has ended by now although no command of the user's has expired it yet.
+            let found = (number(&available["promo"]) + number(&balance["lapsed"]), number(&available["paid"]));
+            let nothing_else = available["income"] == 0 && balance["held"]["total"] == 0;
+            (found != books.balance(user) || !nothing_else).then(|| (books.balance(user), balance))
+        })
+        .buffer_unordered(16)
+        .filter_map(async |wrong| wrong)
+        .collect()
+        .await;
+    assert!(wrong.is_empty(), "{} balances, such as {:?}", wrong.len(), wrong.first());
+
+    let again = play(&folder, &dev.api.url).end().await.well();
+    expected.remove("recorded: check_in");
+    expected.remove("recorded: recharge");
+    expected.insert("replayed: recorded by an earlier request", 10_030);
+    assert_eq!(summary(&again), as_expected(&expected), "{}", again.stdout);
+    assert_eq!(folder.audit().await, audit);
+
+    // The largest account, page by page: its entries sum to its balance.
+    let busiest = books.users.iter().max_by_key(|user| books.balance(user)).unwrap();
+    let (mut promo, mut paid, mut pages, mut next) = (0, 0, 0, String::new());
+    loop {
+        let page =
+            auditor.get(&format!("/v1/users/{busiest}/ledger-entries?limit=200{next}")).await.with(StatusCode::OK);
+        for entry in page.json["entries"].as_array().unwrap() {
+            match entry["account"].as_str().unwrap() {
+                "user:available:promo" => promo += entry["amount"].as_i64().unwrap(),
+                "user:available:paid" => paid += entry["amount"].as_i64().unwrap(),
+                other => panic!("{other}"),
+            }
+        }
+        pages += 1;
+        let Some(cursor) = page.json["next"].as_str() else { break };
+        next = format!("&cursor={cursor}");
+    }
+    assert!(pages > 1);
+    assert_eq!((promo, paid), books.balance(busiest));
+    dev.interrupt().await.well();
+}

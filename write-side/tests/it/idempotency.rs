@@ -1,0 +1,139 @@
+//! The same key is the same command: done once, answered alike for ever.
+
+use chrono::TimeDelta;
+use futures::future::join_all;
+use skyriff_domain::{Intent, points_account::Action};
+use skyriff_write_side::{Failure, Receipt};
+
+use crate::store::{
+    Store, assert_in_log, command, earn, insufficient, noon, on_account, once, some_user, spend, user_of_shard,
+};
+
+fn replay_of(first: &Receipt) -> Receipt {
+    Receipt { replayed: true, ..first.clone() }
+}
+
+#[tokio::test]
+async fn a_retry_gets_the_first_answer_and_records_nothing() {
+    let store = Store::create().await;
+    let node = store.node();
+    let user = some_user();
+    let first = node.commands.execute(on_account("key", user, earn(5))).await.unwrap();
+    assert!(!first.replayed);
+    node.commands.execute(once(user, earn(1))).await.unwrap();
+    assert_eq!(node.commands.execute(on_account("key", user, earn(5))).await, Ok(replay_of(&first)));
+    assert_eq!(store.log().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_retry_that_would_be_refused_by_now_still_gets_the_first_answer() {
+    let store = Store::create().await;
+    let node = store.node();
+    let user = some_user();
+    let check_in =
+        |key, minutes| command(key, user, noon() + TimeDelta::minutes(minutes), Intent::Points(Action::CheckIn));
+    let first = node.commands.execute(check_in("first", 0)).await.unwrap();
+    assert_eq!(node.commands.execute(check_in("first", 10)).await, Ok(replay_of(&first)));
+    assert!(matches!(node.commands.execute(check_in("second", 20)).await, Err(Failure::Refused(_))));
+
+    node.commands.execute(once(user, earn(90))).await.unwrap();
+    let all = spend(100);
+    let first = node.commands.execute(on_account("all", user, all.clone())).await.unwrap();
+    assert!(insufficient(&node.commands.execute(once(user, spend(1))).await));
+    assert_eq!(node.commands.execute(on_account("all", user, all)).await, Ok(replay_of(&first)));
+    assert_eq!(store.log().await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_refused_command_may_be_tried_again_under_its_key() {
+    let store = Store::create().await;
+    let node = store.node();
+    let user = some_user();
+    let buy = spend(5);
+    assert!(insufficient(&node.commands.execute(on_account("buy", user, buy.clone())).await));
+    node.commands.execute(once(user, earn(5))).await.unwrap();
+    let bought = node.commands.execute(on_account("buy", user, buy)).await.unwrap();
+    assert!(!bought.replayed);
+}
+
+#[tokio::test]
+async fn the_same_key_for_another_command_is_refused() {
+    let store = Store::create().await;
+    let node = store.node();
+    let user = user_of_shard(0);
+    node.commands.execute(on_account("key", user, earn(5))).await.unwrap();
+    let others = [
+        on_account("key", user, earn(6)),
+        on_account("key", user, Action::CheckIn),
+        // Refusable by itself: that is not what the caller has to learn.
+        on_account("key", user, spend(1_000)),
+        on_account("key", user_of_shard(0), earn(5)),
+        on_account("key", user_of_shard(1), earn(5)),
+    ];
+    for other in others {
+        assert_eq!(node.commands.execute(other).await, Err(Failure::KeyReused));
+    }
+    assert_eq!(store.log().await.len(), 1);
+}
+
+#[tokio::test]
+async fn one_key_for_two_shards_at_once_is_done_for_one_of_them() {
+    let store = Store::create().await;
+    let node = store.node();
+    for round in 0..20 {
+        let key = format!("key {round}");
+        let (even, odd) = (user_of_shard(2), user_of_shard(5));
+        let (even, odd) = tokio::join!(
+            node.commands.execute(on_account(&key, even, earn(1))),
+            node.commands.execute(on_account(&key, odd, earn(1))),
+        );
+        let refused = [&even, &odd].into_iter().filter(|result| **result == Err(Failure::KeyReused)).count();
+        assert_eq!((refused, even.is_ok() != odd.is_ok()), (1, true), "{even:?} {odd:?}");
+    }
+    assert_eq!(store.log().await.len(), 20);
+}
+
+#[tokio::test]
+async fn many_retries_at_once_on_two_nodes_are_done_once() {
+    let store = Store::create().await;
+    let (one, other) = (store.node(), store.node());
+    let user = some_user();
+    let retries = (0..100).map(|number| {
+        let node = if number % 2 == 0 { &one } else { &other };
+        node.commands.execute(on_account("key", user, earn(7)))
+    });
+    let receipts: Vec<_> = join_all(retries).await.into_iter().map(Result::unwrap).collect();
+    let log = store.log().await;
+    assert_eq!(log.len(), 1);
+    assert_in_log(&log, &receipts[0]);
+    assert_eq!(receipts.iter().filter(|receipt| !receipt.replayed).count(), 1);
+    assert!(receipts.iter().all(|receipt| replay_of(receipt) == replay_of(&receipts[0])));
+}
+
+#[tokio::test]
+async fn another_node_replays_what_this_one_did() {
+    let store = Store::create().await;
+    let one = store.node();
+    let user = some_user();
+    let first = one.commands.execute(on_account("key", user, earn(7))).await.unwrap();
+    one.stop().await;
+    let other = store.node();
+    assert_eq!(other.commands.execute(on_account("key", user, earn(7))).await, Ok(replay_of(&first)));
+    assert_eq!(store.log().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_command_that_changed_nothing_is_remembered_as_well() {
+    let store = Store::create().await;
+    let node = store.node();
+    let user = some_user();
+    let expire = |days| command("expire", user, noon() + TimeDelta::days(days), Intent::Points(Action::Expire));
+    let earn_promo = Action::CheckIn;
+    node.commands.execute(once(user, earn_promo)).await.unwrap();
+    let first = node.commands.execute(expire(0)).await.unwrap();
+    assert!(first.recorded.is_empty());
+    // By then there is something to expire; but the command has been done.
+    assert_eq!(node.commands.execute(expire(1_000)).await, Ok(replay_of(&first)));
+    assert_eq!(node.commands.execute(on_account("expire", user, earn(1))).await, Err(Failure::KeyReused));
+    assert_eq!(store.log().await.len(), 1);
+}

@@ -1,0 +1,19 @@
+//! The write side from outside: commands handed in, or sent over HTTP, and what a real Postgres then has.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod proxy;
+mod store;
+
+mod http;
+mod idempotency;
+mod log_positions;
+mod model;
+mod outcome_unknown;
+mod overload;
+mod refusals;
+mod security;
+mod snapshots;
+mod stock;
+mod together;
+mod two_nodes;
