@@ -16,6 +16,8 @@
 
 mod cache;
 mod housekeeping;
+mod meters;
+mod pending;
 mod snapshots;
 
 use std::{
@@ -24,23 +26,24 @@ use std::{
     time::Duration,
 };
 
-use ::metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use skyriff_domain::{CommandId, Event, LogPosition, PointsPolicy, Position, Refusal, ShardId, StreamId};
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::cache::StreamCache;
-pub(crate) use self::housekeeping::keep_commands;
-pub(crate) use self::snapshots::SnapshotWriter;
+use self::{cache::StreamCache, meters::Meters, pending::take_first_of_each};
+pub(crate) use self::{
+    housekeeping::keep_commands,
+    pending::{Item, Pending},
+    snapshots::SnapshotWriter,
+};
 use crate::{
     Failure, Receipt, Recorded, Submission,
     commands::Limits,
     event_store::{self, Accepted, Appended, Batch, NewEvent, StoreError},
-    metrics,
 };
 
 /// How often a batch may lose a race before it takes the locks first.
@@ -66,66 +69,6 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
 }
 
-/// Commands that wait for their answers: one, or several that are recorded together or not at all.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    items: Vec<Item>,
-    shard: ShardId,
-    arrived: Instant,
-    /// Whether an append that had them was cut off, and may have gone through.
-    attempted: bool,
-}
-
-/// One command and whoever waits for its answer.
-#[derive(Debug)]
-pub(crate) struct Item {
-    pub(crate) submission: Submission,
-    pub(crate) answer: oneshot::Sender<Result<Receipt, Failure>>,
-}
-
-impl Pending {
-    /// Commands of one request arrive at one moment, so that they also run out of time at one: none is given up before
-    /// one that came after it.
-    pub(crate) fn new(items: Vec<Item>, shard: ShardId, arrived: Instant) -> Self {
-        Self { items, shard, arrived, attempted: false }
-    }
-
-    pub(crate) fn shard(&self) -> ShardId {
-        self.shard
-    }
-
-    fn streams(&self) -> impl Iterator<Item = StreamId> {
-        self.items.iter().flat_map(|item| item.submission.command.streams())
-    }
-
-    /// The same failure for every command.
-    fn fail(self, failure: &Failure) {
-        self.items.into_iter().for_each(|item| item.answer(Err(failure.clone())));
-    }
-}
-
-impl Item {
-    fn id(&self) -> CommandId {
-        self.submission.id
-    }
-
-    /// Whoever asked may have gone; the answer is then for their retry to find.
-    fn answer(self, answer: Result<Receipt, Failure>) {
-        let outcome = match &answer {
-            Ok(Receipt { replayed: false, .. }) => "accepted",
-            Ok(Receipt { replayed: true, .. }) => "replayed",
-            Err(Failure::Refused(_) | Failure::RefusedTogether) => "refused",
-            Err(Failure::KeyReused) => "key_reused",
-            Err(Failure::Conflict) => "conflict",
-            Err(Failure::Unavailable | Failure::Overloaded) => "unavailable",
-            Err(Failure::OutcomeUnknown) => "unknown",
-            Err(Failure::Fault(_)) => "fault",
-        };
-        counter!(metrics::COMMANDS, "outcome" => outcome).increment(1);
-        self.answer.send(answer).ok();
-    }
-}
-
 /// What was decided for the commands of one [`Pending`].
 enum Decided {
     /// Of each: its last event, and how many it records.
@@ -139,41 +82,6 @@ enum Decided {
 struct LogOffset {
     shard: usize,
     offset: i64,
-}
-
-struct Meters {
-    queue_depth: Gauge,
-    batch: Histogram,
-    wait: Histogram,
-    load: Histogram,
-    decide: Histogram,
-    append: Histogram,
-    conflicts: Counter,
-    caught_up: Counter,
-    hits: Counter,
-    misses: Counter,
-    cache_bytes: Gauge,
-    connections_lost: Counter,
-}
-
-impl Meters {
-    fn new(name: &Arc<str>) -> Self {
-        let label = || [("executor", name.to_string())];
-        Self {
-            queue_depth: gauge!(metrics::QUEUE_DEPTH, &label()),
-            batch: histogram!(metrics::BATCH_COMMANDS, &label()),
-            wait: histogram!(metrics::WAIT_SECONDS, &label()),
-            load: histogram!(metrics::LOAD_SECONDS, &label()),
-            decide: histogram!(metrics::DECIDE_SECONDS, &label()),
-            append: histogram!(metrics::APPEND_SECONDS, &label()),
-            conflicts: counter!(metrics::CONFLICTS, &label()),
-            caught_up: counter!(metrics::CAUGHT_UP, &label()),
-            hits: counter!(metrics::CACHE_HITS, &label()),
-            misses: counter!(metrics::CACHE_MISSES, &label()),
-            cache_bytes: gauge!(metrics::CACHE_BYTES, &label()),
-            connections_lost: counter!(metrics::CONNECTIONS_LOST, &label()),
-        }
-    }
 }
 
 /// See the module.
@@ -615,15 +523,6 @@ enum Attempt {
     Progress,
     /// Somebody else was faster.
     Stale,
-}
-
-/// Take the first command of each id out; a second one with the same id waits for the first one's answer to be found.
-fn take_first_of_each(todo: &mut Vec<Pending>) -> Vec<Pending> {
-    let mut seen = HashSet::with_capacity(todo.len());
-    let is_first = |pending: &Pending| pending.items.iter().all(|item| seen.insert(item.id()));
-    let (first, later): (Vec<_>, Vec<_>) = todo.drain(..).partition(is_first);
-    *todo = later;
-    first
 }
 
 /// Tell everybody what came of their command.

@@ -18,7 +18,7 @@ use skyriff_write_side::{
     CommandSide, Failure, Fingerprint, Receipt, Submission,
     commands::{EventDatabase, Limits},
 };
-use sqlx::{ConnectOptions, FromRow, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Executor, FromRow, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
 /// Long for a test that waits for something that has to come.
@@ -96,6 +96,9 @@ impl Store {
     /// events its own.
     pub(crate) async fn log(&self) -> Vec<Logged> {
         let mut owner = self.owner().await;
+        // One moment: nobody appends meanwhile, and no command ids move between partitions.
+        owner.execute("BEGIN").await.unwrap();
+        owner.execute("SELECT FROM heads ORDER BY shard FOR UPDATE").await.unwrap();
         let log: Vec<Logged> = sqlx::query_as(
             "SELECT shard, position, aggregate_type, aggregate_id, sequence, event_type, event_version,
                     payload::text AS payload, metadata, occurred_at, recorded_at
