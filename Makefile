@@ -1,6 +1,6 @@
 # SkyRiff: `make run` sets up and runs everything on this machine, `make test` sets up and runs every test.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench clean
+.PHONY: help setup run test torture check bench clean
 
 # Where `make run` keeps its data, and where the setup puts a Postgres when none is installed.
 FOLDER ?= .skyriff
@@ -18,6 +18,9 @@ run: setup ## Build and run everything on this machine: http://127.0.0.1:8080, C
 test: setup ## Run the whole test suite against real Postgres servers
 	cargo test --workspace --locked --no-run
 	target/debug/with-postgres cargo test --workspace --locked
+
+torture: setup ## Kill, stop and cut a running system, then check every answer; TORTURE_SECONDS=600 TORTURE_SEED=1
+	cargo test --release --package skyriff --locked --test torture
 
 check: ## Format, lints and documentation: warnings are errors
 	cargo fmt --all --check
