@@ -16,6 +16,7 @@ run: setup ## Build and run everything on this machine: http://127.0.0.1:8080, C
 	@exec target/release/skyriff dev --folder $(FOLDER)
 
 test: setup ## Run the whole test suite against real Postgres servers
+	cargo build --package skyriff-postgres --locked
 	cargo test --workspace --locked --no-run
 	target/debug/with-postgres cargo test --workspace --locked
 
