@@ -68,7 +68,7 @@ CREATE TABLE command_partitions (
 -- Have a partition ready well before it is needed, and drop those in which every command is older than keep. Partitions
 -- are as wide as that, so there are few to look through, and a command is kept for one to two times keep.
 CREATE FUNCTION keep_commands(keep interval) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = public, pg_temp SET lock_timeout = '2s' AS $$
+SET search_path = public, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
     old command_partitions;
     new command_partitions;
@@ -77,6 +77,11 @@ BEGIN
         RAISE EXCEPTION 'commands are kept for at least an hour, not for %', keep;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('keep_commands'));
+    -- While ids move, an append that already looks for one would see neither where it was nor where it is: so nobody
+    -- appends meanwhile. Only when there is something to do, which is now and then.
+    IF NOT EXISTS (SELECT FROM command_partitions p WHERE p.to_at > now() + keep / 3) THEN
+        PERFORM FROM heads ORDER BY shard FOR UPDATE;
+    END IF;
     LOOP
         SELECT max(p.to_at) INTO new.from_at FROM command_partitions p;
         EXIT WHEN new.from_at > now() + keep / 3;

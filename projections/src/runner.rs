@@ -13,6 +13,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ::metrics::{counter, gauge, histogram};
+use chrono::{DateTime, Utc};
 use skyriff_domain::{Position, RecordedEvent, ShardId};
 use sqlx::{
     ConnectOptions, Connection, PgConnection,
@@ -30,13 +31,15 @@ use crate::{
 const BATCH_PER_SHARD: i64 = 1_000;
 /// A notification may be lost with its connection; after this time the log is read anyway.
 const READ_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+/// A step that takes longer is given up, with its connections; the transaction that it was in rolls back.
+const STEP_MAX: Duration = Duration::from_secs(60);
 /// The wait after a failure, and its growth.
 const BACK_OFF: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
 /// Events that the log has and the read model has not, by `projection` and `shard`.
 const LAG_EVENTS: &str = "skyriff_projection_lag_events";
-/// Seconds since the event that was applied last was recorded; 0 when there is none to apply.
+/// Seconds since the oldest event that is not applied yet was recorded; 0 when there is none.
 const LAG_SECONDS: &str = "skyriff_projection_lag_seconds";
 /// 1 while a shard stands still before an event that cannot be applied.
 const STOPPED: &str = "skyriff_projection_stopped";
@@ -103,7 +106,8 @@ impl Projector {
     /// Finish the batches in hand and end.
     pub async fn stop(self) {
         self.stop.cancel();
-        for task in self.tasks {
+        // One that has ended was awaited already, by `failed`, or has nothing left to say.
+        for task in self.tasks.into_iter().filter(|task| !task.is_finished()) {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a projection ended badly");
             }
@@ -155,6 +159,8 @@ enum RunError {
     Project(#[from] ProjectError),
     #[error("the read database cannot be reached")]
     Reads(#[from] sqlx::Error),
+    #[error("a database does not answer")]
+    Late,
 }
 
 struct Runner {
@@ -182,8 +188,11 @@ impl Runner {
         let mut stopped = BTreeMap::new();
         let mut back_off = BACK_OFF;
         while !stop.is_cancelled() {
-            let step = self.step(&mut connections, &mut stopped).await;
-            let wait = match step {
+            let step = tokio::select! {
+                step = tokio::time::timeout(STEP_MAX, self.step(&mut connections, &mut stopped)) => step,
+                () = stop.cancelled() => break,
+            };
+            let wait = match step.unwrap_or(Err(RunError::Late)) {
                 Ok(more) => {
                     back_off = BACK_OFF;
                     if more { Duration::ZERO } else { READ_AT_LEAST_EVERY }
@@ -245,7 +254,7 @@ impl Runner {
         for shard in recovered {
             self.go_on(&mut open.reads, stopped, shard).await?;
         }
-        self.report(open, &whole).await?;
+        self.report(open).await?;
         Ok(full)
     }
 
@@ -396,7 +405,7 @@ impl Runner {
     }
 
     /// How far behind each shard is.
-    async fn report(&self, open: &mut Connections, applied: &[RecordedEvent]) -> Result<(), RunError> {
+    async fn report(&self, open: &mut Connections) -> Result<(), RunError> {
         let numbers: Vec<_> = self.shards.iter().map(|shard| number(*shard)).collect();
         let heads: Vec<(i16, i64)> = sqlx::query_as("SELECT shard, position FROM heads WHERE shard = ANY ($1)")
             .bind(numbers)
@@ -404,13 +413,24 @@ impl Runner {
             .await
             .map_err(LogError::Database)?;
         let checkpoints = self.checkpoints(&mut open.reads).await?;
+        // The oldest event that is not there yet tells how old what readers see may be.
+        let next_recorded_at: Vec<(i16, DateTime<Utc>)> = sqlx::query_as(
+            "SELECT e.shard, e.recorded_at FROM unnest($1::smallint[], $2::bigint[]) AS c (shard, position)
+             JOIN events e ON e.shard = c.shard AND e.position = c.position + 1",
+        )
+        .bind(checkpoints.keys().map(|shard| number(*shard)).collect::<Vec<_>>())
+        .bind(checkpoints.values().map(|position| position.0).collect::<Vec<_>>())
+        .fetch_all(&mut open.log)
+        .await
+        .map_err(LogError::Database)?;
+        let of = |(shard, at): (i16, DateTime<Utc>)| (ShardId(u16::try_from(shard).unwrap_or_default()), at);
+        let next_recorded_at: BTreeMap<_, _> = next_recorded_at.into_iter().map(of).collect();
         for (shard, head) in heads {
             let shard = ShardId(u16::try_from(shard).unwrap_or_default());
             let behind = head - checkpoints.get(&shard).copied().unwrap_or_default().0;
             self.gauge(LAG_EVENTS, shard).set(i32::try_from(behind).map_or(f64::from(i32::MAX), f64::from));
-            let last = applied.iter().rev().find(|event| event.at.shard == shard);
-            let age =
-                last.filter(|_| behind > 0).map_or(0, |last| (chrono::Utc::now() - last.recorded_at).num_seconds());
+            let next = next_recorded_at.get(&shard).filter(|_| behind > 0);
+            let age = next.map_or(0, |recorded_at| (Utc::now() - *recorded_at).num_seconds());
             self.gauge(LAG_SECONDS, shard).set(i32::try_from(age).map_or(f64::from(i32::MAX), f64::from));
         }
         Ok(())
@@ -423,6 +443,9 @@ impl Runner {
 
 /// Such failures say nothing about the events; everything waits and tries again.
 fn is_about_the_connection(error: &RunError) -> bool {
+    if matches!(error, RunError::Late) {
+        return true;
+    }
     let (RunError::Reads(error)
     | RunError::Project(ProjectError::Database(error))
     | RunError::Log(LogError::Database(error))) = error

@@ -18,12 +18,14 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use skyriff_domain::{LogPosition, Position, ShardCount, ShardId, UserId, shard_of};
 use skyriff_edge::{Kind, Problem};
 use sqlx::PgPool;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// Queries answered, by `from`: replica, primary; and those that were not: `not_yet`, `unavailable`.
 const QUERIES: &str = "skyriff_queries_total";
 /// The most places that one `Skyriff-At-Least` may name.
 const AT_LEAST_MAX: usize = 64;
+/// A database that does not answer within this time is passed over.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Between two looks at a checkpoint: short at first, since a projection is usually a few milliseconds behind.
 const LOOK_AGAIN: Duration = Duration::from_millis(3);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(50);
@@ -129,7 +131,7 @@ impl Replicas {
         let end = Instant::now() + self.0.patience;
         let mut pause = LOOK_AGAIN;
         loop {
-            let fresh = query.run(pool).await?;
+            let fresh = timeout(ANSWER_MAX, query.run(pool)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
             if fresh.position >= wanted {
                 return Ok(Ok(fresh));
             }

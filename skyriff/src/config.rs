@@ -10,6 +10,9 @@
 //! | `SKYRIFF_LOG`, `SKYRIFF_LOG_FORMAT` | what is logged, and how |
 //! | `SKYRIFF_POSTGRES_USER` | for `dev` as root: who the private Postgres runs as |
 //!
+//! | `SKYRIFF_CHECK_IN_POINTS`, `SKYRIFF_STREAK_DAYS`, `SKYRIFF_STREAK_BONUS`, `SKYRIFF_PROMO_LIFETIME_DAYS`, `SKYRIFF_HOLD_LIFETIME_S`, `SKYRIFF_HOLD_LIFETIME_MAX_S`, `SKYRIFF_OPEN_HOLDS_MAX`, `SKYRIFF_REFUND_WINDOW_S`, `SKYRIFF_AMOUNT_MAX` | the numbers of the points rules |
+//! | `SKYRIFF_EXECUTORS`, `SKYRIFF_QUEUE_MAX`, `SKYRIFF_BATCH_MAX`, `SKYRIFF_CACHE_MIB`, `SKYRIFF_KEEP_KEYS_HOURS`, `SKYRIFF_REQUIRE_STANDBY`, `SKYRIFF_FRESHNESS_WAIT_MS` | how much a process takes on |
+//!
 //! Each process connects as the role that its work needs, so the addresses carry no user; passwords come from a
 //! password file (`PGPASSFILE`), which Postgres' own tools read as well.
 
@@ -17,7 +20,7 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use skyriff_domain::{ShardCount, ShardId};
+use skyriff_domain::{PointsPolicy, ShardCount, ShardId};
 use skyriff_postgres::databases;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
@@ -30,12 +33,63 @@ pub struct DatabaseArguments {
     /// How many shards the store has; fixed when it is created.
     #[arg(long, env = "SKYRIFF_SHARDS", default_value_t = ShardCount::default().get())]
     shards: u16,
-    /// The event store: SHARDS=URL, several with ';'. Example: 0-15=postgres://db/skyriff_events
+    /// The event store: SHARDS=URL, several with ';'. Example: 0-15=postgres://db/skyriff_events. Beside a running
+    /// `skyriff dev`, load the file databases.env of its folder.
     #[arg(long, env = "SKYRIFF_EVENT_STORE")]
     event_store: Placement,
     /// The read models: SHARDS=PRIMARY|REPLICA|…, several with ';'.
     #[arg(long, env = "SKYRIFF_READ_MODELS")]
     read_models: Placement,
+}
+
+/// The numbers of the points rules. They only concern what is decided from now on: what was decided is in the events.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "The numbers of the points rules")]
+pub struct PolicyArguments {
+    /// Promo points for a check-in.
+    #[arg(long, env = "SKYRIFF_CHECK_IN_POINTS", default_value_t = PointsPolicy::default().check_in.get())]
+    check_in_points: i64,
+    /// So many days in a row earn a bonus; 0 for never.
+    #[arg(long, env = "SKYRIFF_STREAK_DAYS", default_value_t = PointsPolicy::default().streak_days)]
+    streak_days: u32,
+    /// The bonus, in promo points.
+    #[arg(long, env = "SKYRIFF_STREAK_BONUS", default_value_t = PointsPolicy::default().streak_bonus.get())]
+    streak_bonus: i64,
+    /// For how many whole days promo points are good after the day on which they were given.
+    #[arg(long, env = "SKYRIFF_PROMO_LIFETIME_DAYS", default_value_t = PointsPolicy::default().promo_lifetime_days)]
+    promo_lifetime_days: u32,
+    /// How long a hold lasts unless the command says otherwise, in seconds.
+    #[arg(long, env = "SKYRIFF_HOLD_LIFETIME_S", default_value_t = PointsPolicy::default().hold_lifetime_s)]
+    hold_lifetime_s: u32,
+    /// The longest hold that a command may ask for, in seconds.
+    #[arg(long, env = "SKYRIFF_HOLD_LIFETIME_MAX_S", default_value_t = PointsPolicy::default().hold_lifetime_max_s)]
+    hold_lifetime_max_s: u32,
+    /// Holds that an account may have open.
+    #[arg(long, env = "SKYRIFF_OPEN_HOLDS_MAX", default_value_t = PointsPolicy::default().open_holds_max)]
+    open_holds_max: u32,
+    /// For how long a spend may be refunded, in seconds.
+    #[arg(long, env = "SKYRIFF_REFUND_WINDOW_S", default_value_t = PointsPolicy::default().refund_window_s)]
+    refund_window_s: u32,
+    /// The most points that one command may move.
+    #[arg(long, env = "SKYRIFF_AMOUNT_MAX", default_value_t = PointsPolicy::default().amount_max.get())]
+    amount_max: i64,
+}
+
+impl PolicyArguments {
+    /// The policy, if its numbers are ones of points.
+    pub fn policy(&self) -> Result<PointsPolicy> {
+        Ok(PointsPolicy {
+            check_in: self.check_in_points.try_into().context("--check-in-points")?,
+            streak_bonus: self.streak_bonus.try_into().context("--streak-bonus")?,
+            streak_days: self.streak_days,
+            promo_lifetime_days: self.promo_lifetime_days,
+            hold_lifetime_s: self.hold_lifetime_s,
+            hold_lifetime_max_s: self.hold_lifetime_max_s,
+            open_holds_max: self.open_holds_max,
+            refund_window_s: self.refund_window_s,
+            amount_max: self.amount_max.try_into().context("--amount-max")?,
+        })
+    }
 }
 
 /// The databases of a store.

@@ -5,7 +5,6 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 use anyhow::{Context, Result, anyhow, ensure};
 use axum::serve::ListenerExt;
 use clap::{Args, ValueEnum};
-use skyriff_domain::PointsPolicy;
 use skyriff_edge::{Tokens, request};
 use skyriff_postgres::databases;
 use skyriff_projections::Projector;
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Served},
-    config::{DatabaseArguments, Databases},
+    config::{DatabaseArguments, Databases, PolicyArguments},
     telemetry,
     token::SecretArguments,
 };
@@ -70,6 +69,8 @@ pub struct Tuning {
     /// Memory for streams, in MiB.
     #[arg(long, env = "SKYRIFF_CACHE_MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     cache_mib: u32,
+    #[command(flatten)]
+    policy: PolicyArguments,
     /// For how many hours an idempotency key is remembered at least.
     #[arg(long, env = "SKYRIFF_KEEP_KEYS_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=24 * 366))]
     keep_keys_hours: u32,
@@ -135,10 +136,15 @@ impl Running {
             format!("cannot listen on {}; is something else there? --listen takes another address", tuning.listen)
         })?;
         let metrics = telemetry::metrics()?;
-        check(databases, tuning.require_standby && roles.contains(&Role::Command)).await?;
+        // Queries need no event store: they go on, and start, without it.
+        let needs_event_store = roles.iter().any(|role| *role != Role::Query);
+        if needs_event_store {
+            check(databases, tuning.require_standby && roles.contains(&Role::Command)).await?;
+        }
 
+        let policy = tuning.policy.policy()?;
         let commands = roles.contains(&Role::Command).then(|| {
-            let (policy, limits) = (PointsPolicy::default(), tuning.command_limits());
+            let limits = tuning.command_limits();
             CommandSide::start(&databases.to_append(), databases.shard_count, &policy, &limits)
         });
         let projector =
@@ -157,7 +163,7 @@ impl Running {
             tokens: tokens.clone(),
             limits: request::Limits::default(),
             metrics,
-            event_store: databases.event_store.iter().map(probe).collect(),
+            event_store: databases.event_store.iter().filter(|_| needs_event_store).map(probe).collect(),
         });
         let address = listener.local_addr()?;
         let close = CancellationToken::new();

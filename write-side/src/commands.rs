@@ -213,7 +213,8 @@ impl CommandSide {
     pub async fn stop(self) {
         self.stop.cancel();
         drop(self.commands);
-        for task in self.tasks {
+        // One that has ended was awaited already, by `failed`, or has nothing left to say.
+        for task in self.tasks.into_iter().filter(|task| !task.is_finished()) {
             if let Err(error) = task.await {
                 tracing::error!(%error, "an executor ended badly");
             }
@@ -222,14 +223,7 @@ impl CommandSide {
 
     /// Ends when a task of the command side ended although nobody stopped it: a bug, and the process should end too.
     pub async fn failed(&mut self) -> String {
-        let ended = std::future::poll_fn(|context| {
-            let ended = self.tasks.iter_mut().find_map(|task| match std::pin::Pin::new(task).poll(context) {
-                std::task::Poll::Ready(result) => Some(result),
-                std::task::Poll::Pending => None,
-            });
-            ended.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
-        })
-        .await;
+        let (ended, ..) = futures::future::select_all(self.tasks.iter_mut()).await;
         match ended {
             Ok(()) => "an executor ended by itself".to_owned(),
             Err(error) => format!("an executor ended badly: {error}"),

@@ -9,7 +9,10 @@ mod snapshot;
 pub use append::{Accepted, Appended, Batch, NewEvent, append};
 pub use load::{Loaded, catch_up, heads, load};
 pub use replay::{FirstAnswer, first_answers};
-pub use session::{LOAD_TIMEOUT, abandon, commit, commits_on_a_standby, keep_commands, lock, prepare};
+pub use session::{
+    LOAD_TIMEOUT, abandon, await_durability, backend, commit, commits_on_a_standby, end_backend, keep_commands, lock,
+    prepare,
+};
 pub use snapshot::{Snapshot, save as save_snapshot};
 
 /// What a failed query means to whoever sent it.
@@ -49,9 +52,10 @@ impl From<sqlx::Error> for StoreError {
         };
         match code.as_ref() {
             // Shutting down, crashed, starting up; a primary that is one no longer.
-            "57P01" | "57P02" | "57P03" | "57P05" | "25006" => Self::Lost(error),
+            // Or a session in a state that it should not be in: a new one is in none.
+            "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P02" | "25P03" => Self::Lost(error),
             code if code.starts_with("08") => Self::Lost(error),
-            "40001" | "40P01" | "55P03" | "57014" => Self::TryAgain(error),
+            "40001" | "40P01" | "55P03" | "57014" | "54000" => Self::TryAgain(error),
             code if code.starts_with("53") => Self::TryAgain(error),
             "23505" => Self::Conflict(error),
             _ => Self::Rejected(error),

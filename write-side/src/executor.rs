@@ -91,6 +91,8 @@ pub(crate) struct Executor {
     waiting: mpsc::Receiver<Pending>,
     snapshots: SnapshotWriter,
     connection: Option<PgConnection>,
+    /// The server process of this connection, or of the last one that was given up.
+    backend: Option<i32>,
     cache: StreamCache,
     known: BTreeMap<ShardId, Position>,
     /// Whether the connection is in a transaction that owns the batch's shards.
@@ -107,7 +109,18 @@ impl Executor {
     ) -> Self {
         let meters = Meters::new(&settings.name);
         let (cache, known) = (StreamCache::default(), BTreeMap::new());
-        Self { settings, options, waiting, snapshots, connection: None, cache, known, locked: false, meters }
+        Self {
+            settings,
+            options,
+            waiting,
+            snapshots,
+            connection: None,
+            backend: None,
+            cache,
+            known,
+            locked: false,
+            meters,
+        }
     }
 
     /// Work until stopped, then answer what already waits, and end.
@@ -212,10 +225,12 @@ impl Executor {
         let shards: Vec<_> =
             todo.iter().map(|pending| pending.shard).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
         self.connect().await?;
-        let connection = self.connection.as_mut().ok_or_else(disconnected)?;
-        let locked = within(self.settings.limits.append_timeout, event_store::lock(connection, &shards)).await?;
+        let limit = self.settings.limits.append_timeout;
+        // From before the locks are had: asking for them in vain has begun a transaction too.
         self.locked = true;
         let attempt = async {
+            let connection = self.connection.as_mut().ok_or_else(disconnected)?;
+            let locked = within(limit, event_store::lock(connection, &shards)).await?;
             for (shard, head) in shards.into_iter().zip(locked) {
                 self.catch_up(shard, head).await?;
             }
@@ -223,9 +238,10 @@ impl Executor {
         }
         .await;
         if std::mem::take(&mut self.locked)
+            && !matches!(attempt, Err(StoreError::Lost(_)))
             && let Some(connection) = self.connection.as_mut()
         {
-            within(self.settings.limits.append_timeout, event_store::abandon(connection)).await?;
+            within(limit, event_store::abandon(connection)).await?;
         }
         attempt
     }
@@ -303,15 +319,23 @@ impl Executor {
         let connection = self.connection.as_mut().ok_or_else(disconnected)?;
         let limit = self.settings.limits.append_timeout;
         let answers = within(limit, event_store::first_answers(connection, repeated)).await?;
+        // Whoever recorded them may have been cut off while it waited for the standby.
+        if self.settings.limits.require_standby {
+            within(limit, event_store::await_durability(connection)).await?;
+        }
         for pending in todo.iter_mut() {
             // When our own append did it and only its answer was lost, this is the first answer.
             let replayed = !pending.attempted;
-            for item in pending.items.extract_if(.., |item| answers.contains_key(&item.submission.id)) {
+            let is_other = |item: &Item| {
+                answers.get(&item.id()).is_some_and(|first| first.fingerprint != item.submission.fingerprint)
+            };
+            // A key of another command spoils its company too: the rest alone is not what was asked for.
+            let spoilt = pending.items.iter().any(is_other);
+            for item in pending.items.extract_if(.., |item| spoilt || answers.contains_key(&item.submission.id)) {
                 match answers.get(&item.id()) {
-                    Some(first) if first.fingerprint == item.submission.fingerprint => {
-                        item.answer(Ok(Receipt { replayed, ..first.receipt.clone() }));
-                    }
-                    Some(_) | None => item.answer(Err(Failure::KeyReused)),
+                    Some(_) if is_other(&item) => item.answer(Err(Failure::KeyReused)),
+                    Some(first) => item.answer(Ok(Receipt { replayed, ..first.receipt.clone() })),
+                    None => item.answer(Err(Failure::RefusedTogether)),
                 }
             }
         }
@@ -456,6 +480,13 @@ impl Executor {
             let caught_up = event_store::catch_up(connection, shard, known, head);
             let events = match within(self.settings.limits.append_timeout, caught_up).await {
                 Ok(events) => events,
+                // An event of a newer binary, perhaps: memory that is empty has missed nothing, and whoever needs that
+                // stream will say so.
+                Err(StoreError::Unreadable(error)) => {
+                    tracing::warn!(%shard, %error, "cannot follow another node's events; reading streams anew");
+                    self.cache.clear();
+                    Vec::new()
+                }
                 Err(error) => {
                     self.cache.clear();
                     return Err(error);
@@ -479,20 +510,38 @@ impl Executor {
         let connect = async {
             let mut connection = options.connect().await?;
             event_store::prepare(&mut connection, self.settings.limits.append_timeout).await?;
+            if let Some(given_up) = self.backend {
+                event_store::end_backend(&mut connection, given_up).await?;
+            }
+            let backend = event_store::backend(&mut connection).await?;
             if self.settings.limits.require_standby && !event_store::commits_on_a_standby(&mut connection).await? {
                 let reason =
                     "a standby is required, and the event store commits without one (synchronous_standby_names)";
                 return Err(StoreError::Lost(sqlx::Error::Configuration(reason.into())));
             }
             let heads = event_store::heads(&mut connection, &self.settings.shards).await?;
-            Ok::<_, StoreError>((connection, heads))
+            Ok::<_, StoreError>((connection, backend, heads))
         };
-        let (connection, heads) = within(CONNECT_TIMEOUT, connect).await?;
+        // Whatever the reason, a store that one cannot work with is not there.
+        let (connection, backend, heads) = match within(CONNECT_TIMEOUT, connect).await {
+            Ok(connected) => connected,
+            Err(
+                StoreError::Lost(error)
+                | StoreError::TryAgain(error)
+                | StoreError::Conflict(error)
+                | StoreError::Rejected(error),
+            ) => {
+                tracing::warn!(executor = %self.settings.name, %error, "cannot connect to the event store");
+                return Err(StoreError::Lost(error));
+            }
+            Err(error @ StoreError::Unreadable(_)) => return Err(error),
+        };
+        self.backend = Some(backend);
         self.cache.clear();
         self.known.clear();
         for (shard, head) in self.settings.shards.iter().zip(heads) {
             let missing = || format!("the event store database does not hold shard {shard}");
-            let head = head.ok_or_else(|| StoreError::Rejected(sqlx::Error::Configuration(missing().into())))?;
+            let head = head.ok_or_else(|| StoreError::Lost(sqlx::Error::Configuration(missing().into())))?;
             self.known.insert(*shard, head);
         }
         self.connection = Some(connection);

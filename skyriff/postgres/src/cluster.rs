@@ -2,13 +2,13 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 use sqlx::Connection;
 
 use crate::{
@@ -265,9 +265,8 @@ fn socket_folder(folder: &Path, name: &str) -> PathBuf {
 }
 
 fn short_name(folder: &Path) -> String {
-    let mut hasher = DefaultHasher::new();
-    folder.hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
+    let digest = Sha256::digest(folder.as_os_str().as_encoded_bytes());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Enough for one machine; what a production cluster would set is in the deployment's files.

@@ -217,6 +217,10 @@ impl Running {
 
     /// Stop it and wait until it has stopped.
     pub(crate) async fn stop(self) -> Result<()> {
+        if self.keeper.is_finished() {
+            // It gave up, and `failed` has said why.
+            return Ok(());
+        }
         self.stop.cancel();
         self.keeper.await?
     }

@@ -123,8 +123,12 @@ impl Client {
 
     async fn attempt_together(&self, commands: &[Value]) -> Result<Vec<Attempt>> {
         let body = serde_json::json!({ "commands": commands });
-        let response = self.post("/v1/commands:batch").json(&body).send().await?.error_for_status()?;
+        let response = self.post("/v1/commands:batch").json(&body).send().await?;
+        let status = response.status();
         let answer: Value = response.json().await?;
+        if !status.is_success() {
+            return Ok(commands.iter().map(|_| attempt(status, false, &answer)).collect());
+        }
         let results = answer["results"].as_array().context("a bulk answer has results")?;
         let of = |result: &Value| {
             let status = result["status"].as_u64().and_then(|status| u16::try_from(status).ok());

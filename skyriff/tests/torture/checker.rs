@@ -66,6 +66,7 @@ pub async fn check(server: &Server, history: &[Entry]) -> Result<String> {
                 refused += 1;
                 ensure!(recorded.is_empty(), "{:?} was refused, and the log has {recorded:?}", entry.command_id);
             }
+            Outcome::Fault => bail!("{:?} was answered with a fault", entry.command_id),
             Outcome::Unknown => {
                 unknown += 1;
                 unknown_recorded += i32::from(!recorded.is_empty());

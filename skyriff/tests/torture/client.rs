@@ -34,6 +34,8 @@ pub enum Outcome {
     Ok(Vec<LogPosition>),
     /// Refused by a rule.
     Refused,
+    /// The server called itself broken, which nothing here should make it.
+    Fault,
     /// Anything else: a lost answer, a timeout, a 503.
     Unknown,
 }
@@ -110,7 +112,7 @@ impl Client {
             let node = self.nodes[self.random.random_range(0..self.nodes.len())];
             match send(&self.http, &self.token, node, key, path, body).await {
                 Outcome::Unknown => sleep(Duration::from_millis(self.random.random_range(1..300))).await,
-                known @ (Outcome::Ok(_) | Outcome::Refused) => return known,
+                known @ (Outcome::Ok(_) | Outcome::Refused | Outcome::Fault) => return known,
             }
         }
         Outcome::Unknown
@@ -146,6 +148,7 @@ async fn send(http: &reqwest::Client, token: &str, node: SocketAddr, key: &str, 
             Outcome::Ok(recorded.iter().map(|event| position(event).expect("an event has a position")).collect())
         }
         StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => Outcome::Refused,
+        StatusCode::INTERNAL_SERVER_ERROR => Outcome::Fault,
         _ => Outcome::Unknown,
     }
 }

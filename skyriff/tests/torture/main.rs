@@ -1,7 +1,7 @@
 //! Clients against two command nodes on one store, while a nemesis kills, stops and cuts what it can reach; then a
 //! checker reads the log and compares it with what the clients were told.
 //!
-//! `TORTURE_SECONDS` says for how long (30), `TORTURE_SEED` what the nemesis and the clients do; the seed is printed, and
+//! `TORTURE_SECONDS` says for how long (60), `TORTURE_SEED` what the nemesis and the clients do; the seed is printed, and
 //! a failing one can be run again. The same seed makes the same plan; how it falls between two steps of the servers is
 //! up to the machine.
 
@@ -37,7 +37,7 @@ const RECOVERY_MAX: Duration = Duration::from_secs(60);
 async fn main() -> ExitCode {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seed = number("TORTURE_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
-    let time = Duration::from_secs(number("TORTURE_SECONDS").unwrap_or(30));
+    let time = Duration::from_secs(number("TORTURE_SECONDS").unwrap_or(60));
     println!("torture: seed {seed}, {time:?}; again with TORTURE_SEED={seed}");
     match torture(seed, time).await {
         Ok(summary) => {

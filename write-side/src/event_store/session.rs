@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use super::{StoreError, append::number};
 
 /// How long the streams of a batch may take to load; one with a long history and no snapshot takes its time once.
-pub const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
+pub const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bound every wait on the server as well, so that an append that was given up here ends there too; and keep the
 /// planner to look-ups by index: plans are made once, maybe on a store that is still empty, where reading a whole table
@@ -61,6 +61,39 @@ pub async fn commit(connection: &mut PgConnection) -> Result<(), StoreError> {
 /// [`StoreError`].
 pub async fn abandon(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query("ROLLBACK").execute(connection).await?;
+    Ok(())
+}
+
+/// The server process behind a connection.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn backend(connection: &mut PgConnection) -> Result<i32, StoreError> {
+    Ok(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await?)
+}
+
+/// End the server process of a connection that was given up, and wait until it has ended: what it was still to do is
+/// then done or never will be.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn end_backend(connection: &mut PgConnection, backend: i32) -> Result<(), StoreError> {
+    sqlx::query(
+        "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE pid = $1 AND usename = current_user",
+    )
+    .bind(backend)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Wait until everything that was committed so far is as durable as a commit of now would be: on the standby too, where
+/// one is required.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn await_durability(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("SELECT pg_logical_emit_message(true, 'skyriff', '')").execute(connection).await?;
     Ok(())
 }
 

@@ -1,22 +1,23 @@
 //! Many commands in one request: up to a thousand in a JSON body, or any number as NDJSON, line by line in and out.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use axum::{
     body::{Body, BodyDataStream, Bytes},
     extract::{DefaultBodyLimit, FromRequest, Request, State},
-    http::header,
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize, de::Error};
+use serde_json::{Map, Value, value::RawValue};
 use skyriff_domain::{
     Bucket, HoldId, Intent, Label, Note, OrderId, Points, SpendId, UserId,
     points_account::{Action, Direction},
 };
 use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, problem::ProblemBody};
+use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -29,6 +30,8 @@ const COMMANDS_MAX: usize = 1_000;
 const BODY_BYTES_MAX: usize = 2 * 1_024 * 1_024;
 /// The longest line of NDJSON, in bytes.
 const LINE_BYTES_MAX: usize = 16 * 1_024;
+/// How long the next piece of NDJSON may take to arrive.
+const LINE_WAIT_MAX: Duration = Duration::from_secs(60);
 const NDJSON: &str = "application/x-ndjson";
 
 pub(super) fn routes() -> OpenApiRouter<Commands> {
@@ -46,8 +49,9 @@ struct Bulk {
     commands: Vec<Box<RawValue>>,
 }
 
-/// One of many commands.
+/// One of many commands. Members that are not known are refused, as in the bodies of single commands.
 #[derive(Deserialize, ToSchema)]
+#[serde(try_from = "serde_json::Map<String, Value>")]
 struct BulkCommand {
     /// As the header Idempotency-Key of a single command, and the same as there.
     #[schema(min_length = 1, max_length = 255)]
@@ -59,11 +63,28 @@ struct BulkCommand {
     what: What,
 }
 
+impl TryFrom<Map<String, Value>> for BulkCommand {
+    type Error = serde_json::Error;
+
+    /// By hand, since serde cannot flatten and refuse unknown members at once.
+    fn try_from(mut members: Map<String, Value>) -> Result<Self, serde_json::Error> {
+        let mut take = |name: &'static str| members.remove(name).ok_or_else(|| serde_json::Error::missing_field(name));
+        let (idempotency_key, user) = (take("idempotency_key")?, take("user")?);
+        let occurred_at = take("occurred_at").unwrap_or_default();
+        Ok(Self {
+            idempotency_key: serde_json::from_value(idempotency_key)?,
+            user: serde_json::from_value(user)?,
+            occurred_at: serde_json::from_value(occurred_at)?,
+            what: serde_json::from_value(Value::Object(members))?,
+        })
+    }
+}
+
 /// What is asked, with the members of the body of the single command.
 #[derive(Deserialize, ToSchema)]
-#[serde(tag = "do", rename_all = "snake_case")]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 enum What {
-    CheckIn,
+    CheckIn {},
     Earn { bucket: Bucket, points: Points, reason: Label },
     Recharge { order: OrderId, points: Points },
     Spend { spend: SpendId, points: Points, product: Label },
@@ -71,7 +92,7 @@ enum What {
     Hold { hold: HoldId, points: Points, reason: Label, lifetime_s: Option<u32> },
     Capture { hold: HoldId, points: Option<Points> },
     Release { hold: HoldId },
-    Expire,
+    Expire {},
     Adjust { bucket: Bucket, direction: Direction, points: Points, reason: Note },
 }
 
@@ -79,7 +100,7 @@ impl What {
     fn asked(self) -> (Right, Intent) {
         let (right, action) = match self {
             Self::Recharge { order, points } => return (Right::Credit, Intent::Recharge { order, points }),
-            Self::CheckIn => (Right::CheckIn, Action::CheckIn),
+            Self::CheckIn {} => (Right::CheckIn, Action::CheckIn),
             Self::Earn { bucket, points, reason } => (Right::Credit, Action::Earn { bucket, points, reason }),
             Self::Spend { spend, points, product } => (Right::Spend, Action::Spend { spend, points, product }),
             Self::Refund { spend, points } => (Right::Settle, Action::Refund { spend, points }),
@@ -88,7 +109,7 @@ impl What {
             }
             Self::Capture { hold, points } => (Right::Settle, Action::Capture { hold, points }),
             Self::Release { hold } => (Right::Settle, Action::Release { hold }),
-            Self::Expire => (Right::Expire, Action::Expire),
+            Self::Expire {} => (Right::Expire, Action::Expire),
             Self::Adjust { bucket, direction, points, reason } => {
                 (Right::Adjust, Action::Adjust { bucket, direction, points, reason })
             }
@@ -135,8 +156,8 @@ async fn bulk(
     context: RequestContext,
     request: Request,
 ) -> Result<Response, Problem> {
-    let from = From { commands, caller, context };
-    if request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == NDJSON) {
+    let from = BulkSender { commands, caller, context };
+    if is_ndjson(request.headers()) {
         return Ok(from.stream(request.into_body().into_data_stream()));
     }
     let Json(Bulk { atomic, commands }) = Json::from_request(request, &()).await?;
@@ -150,14 +171,20 @@ async fn bulk(
     Ok(axum::Json(BulkAccepted { results }).into_response())
 }
 
+/// Whatever follows the type, such as a charset, does not matter.
+fn is_ndjson(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.and_then(|kind| kind.split(';').next()).is_some_and(|kind| kind.trim().eq_ignore_ascii_case(NDJSON))
+}
+
 /// Whose commands they are, and where they go.
-struct From {
+struct BulkSender {
     commands: Commands,
     caller: Caller,
     context: RequestContext,
 }
 
-impl From {
+impl BulkSender {
     fn submission(&self, text: &str) -> Result<Submission, Problem> {
         let malformed = |error: serde_json::Error| Problem::new(&Kind::MALFORMED).detail(error.to_string());
         let BulkCommand { idempotency_key, user, occurred_at, what } = serde_json::from_str(text).map_err(malformed)?;
@@ -237,6 +264,10 @@ fn result(outcome: &Outcome) -> Result<BulkResult<'_>, serde_json::Error> {
     })
 }
 
+fn line_too_long() -> Problem {
+    Problem::new(&Kind::BODY_TOO_LARGE).detail(format!("a line has at most {LINE_BYTES_MAX} bytes"))
+}
+
 /// A body, line by line.
 struct Lines {
     body: BodyDataStream,
@@ -257,15 +288,16 @@ impl Lines {
                 return None;
             }
             let problem = if self.rest.len() > LINE_BYTES_MAX {
-                Problem::new(&Kind::BODY_TOO_LARGE).detail(format!("a line has at most {LINE_BYTES_MAX} bytes"))
+                line_too_long()
             } else {
-                match self.body.next().await {
-                    Some(Ok(bytes)) => {
+                match timeout(LINE_WAIT_MAX, self.body.next()).await {
+                    Err(_) => Problem::new(&Kind::TIMEOUT).detail("no line came for too long"),
+                    Ok(Some(Ok(bytes))) => {
                         self.rest.extend_from_slice(&bytes);
                         continue;
                     }
-                    Some(Err(error)) => Problem::new(&Kind::MALFORMED).detail(error.to_string()),
-                    None => {
+                    Ok(Some(Err(error))) => Problem::new(&Kind::MALFORMED).detail(error.to_string()),
+                    Ok(None) => {
                         self.ended = true;
                         // The last line need not end with a line feed.
                         self.rest.push(b'\n');
@@ -287,8 +319,11 @@ impl Lines {
         {
             let line = self.rest.get(from..from + length).unwrap_or_default();
             if !line.trim_ascii().is_empty() {
-                let text = String::from_utf8(line.to_vec());
-                lines.push(text.map_err(|error| Problem::new(&Kind::MALFORMED).detail(error.to_string())));
+                lines.push(match String::from_utf8(line.to_vec()) {
+                    _ if line.len() > LINE_BYTES_MAX => Err(line_too_long()),
+                    Ok(text) => Ok(text),
+                    Err(error) => Err(Problem::new(&Kind::MALFORMED).detail(error.to_string())),
+                });
             }
             from += length + 1;
         }

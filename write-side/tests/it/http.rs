@@ -18,16 +18,16 @@ use uuid::Uuid;
 
 use crate::store::{Store, some_user, user_of_shard};
 
-struct Api {
+pub(crate) struct Api {
     router: Router,
     tokens: Tokens,
     _node: CommandSide,
 }
 
-struct Answer {
+pub(crate) struct Answer {
     status: StatusCode,
     headers: HeaderMap,
-    body: Value,
+    pub(crate) body: Value,
 }
 
 impl Answer {
@@ -36,7 +36,7 @@ impl Answer {
     }
 
     /// Its status, and the end of the `type` of a problem.
-    fn kind(&self) -> (u16, &str) {
+    pub(crate) fn kind(&self) -> (u16, &str) {
         let problem = self.body["type"].as_str().and_then(|kind| kind.strip_prefix("/problems/"));
         if problem.is_some() {
             assert_eq!(self.header("content-type"), Some("application/problem+json"));
@@ -49,7 +49,7 @@ impl Answer {
 }
 
 impl Api {
-    fn new(store: &Store) -> Self {
+    pub(crate) fn new(store: &Store) -> Self {
         let node = store.node();
         let (routes, _) = http::routes(node.commands.clone()).split_for_parts();
         let tokens = Tokens::new(&[7; 32]).unwrap();
@@ -62,14 +62,13 @@ impl Api {
     }
 
     /// A well-formed command of this caller; change what is to be wrong.
-    fn request(&self, role: Role, id: Uuid, path: &str, key: &str) -> axum::http::request::Builder {
+    pub(crate) fn request(&self, role: Role, id: Uuid, path: &str, key: &str) -> axum::http::request::Builder {
         Request::post(path)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token(role, id)))
-            .header(header::CONTENT_TYPE, "application/json")
             .header("idempotency-key", key)
     }
 
-    async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap();
@@ -77,9 +76,23 @@ impl Api {
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
+    /// The same with a JSON body.
+    fn json(&self, role: Role, id: Uuid, path: &str, key: &str) -> axum::http::request::Builder {
+        self.request(role, id, path, key).header(header::CONTENT_TYPE, "application/json")
+    }
+
+    /// Send lines; the lines that come back.
+    pub(crate) async fn lines(&self, request: axum::http::request::Builder, body: Body) -> Vec<Value> {
+        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let text = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+    }
+
     /// Send it as whoever may do everything that services may.
-    async fn service(&self, path: &str, body: Value) -> Answer {
-        let request = self.request(Role::Service, Uuid::nil(), path, &Uuid::new_v4().to_string());
+    pub(crate) async fn service(&self, path: &str, body: Value) -> Answer {
+        let request = self.json(Role::Service, Uuid::nil(), path, &Uuid::new_v4().to_string());
         self.send(request.body(body_of(&body)).unwrap()).await
     }
 }
@@ -127,12 +140,12 @@ async fn every_command_is_taken_from_those_who_may_and_from_nobody_else() {
             let path = path(user, &route);
             let before = store.commands_recorded().await;
             for role in Role::ALL.into_iter().filter(|role| !may.contains(role)) {
-                let refused = api.send(api.request(role, id, &path, "forbidden").body(body_of(&body)).unwrap()).await;
+                let refused = api.send(api.json(role, id, &path, "forbidden").body(body_of(&body)).unwrap()).await;
                 assert_eq!(refused.kind(), (403, "forbidden"), "{role:?} {route}, own: {own}");
             }
             assert_eq!(store.commands_recorded().await, before);
             for (number, role) in may.into_iter().enumerate() {
-                let request = api.request(role, id, &path, &route).body(body_of(&body)).unwrap();
+                let request = api.json(role, id, &path, &route).body(body_of(&body)).unwrap();
                 let answer = api.send(request).await;
                 // The same thing under another caller's key is a new command, which some rules refuse.
                 if number == 0 {
@@ -156,7 +169,7 @@ async fn what_is_accepted_is_answered_as_recorded_and_again_when_repeated() {
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let request = |at: &str| {
         let body = json!({"bucket": "income", "points": 5, "reason": "task", "occurred_at": at});
-        api.request(Role::Service, Uuid::nil(), &path(user, "earnings"), "key")
+        api.json(Role::Service, Uuid::nil(), &path(user, "earnings"), "key")
             .header("x-request-id", "request-1")
             .header("traceparent", traceparent)
             .body(body_of(&body))
@@ -196,7 +209,7 @@ async fn nothing_is_recorded_of_what_is_not_well_formed() {
     let user = some_user();
     let earnings = path(user, "earnings");
     let good = json!({"bucket": "promo", "points": 5, "reason": "task"});
-    let request = || api.request(Role::Service, Uuid::nil(), &earnings, "key");
+    let request = || api.json(Role::Service, Uuid::nil(), &earnings, "key");
     let with = |name: &str, value: &str| {
         let mut builder = request();
         let value = value.parse().unwrap();
@@ -255,14 +268,14 @@ async fn only_a_service_says_when_and_never_ahead_of_time() {
     let user = some_user();
     let at = |at: DateTime<Utc>| json!({"occurred_at": at});
     let yesterday = Utc::now() - TimeDelta::days(1);
-    let own = api.request(Role::User, user.0, &path(user, "check-ins"), "key").body(body_of(&at(yesterday))).unwrap();
+    let own = api.json(Role::User, user.0, &path(user, "check-ins"), "key").body(body_of(&at(yesterday))).unwrap();
     assert_eq!(api.send(own).await.kind(), (403, "forbidden"));
     let ahead = Utc::now() + TimeDelta::minutes(10);
     assert_eq!(api.service(&path(user, "check-ins"), at(ahead)).await.kind(), (422, "out-of-range"));
     assert_eq!(store.commands_recorded().await, 0);
     let back = api.service(&path(user, "check-ins"), at(yesterday)).await;
     assert_eq!(back.status, 201);
-    let first = api.request(Role::User, user.0, &path(user, "check-ins"), "key").body(Body::empty()).unwrap();
+    let first = api.json(Role::User, user.0, &path(user, "check-ins"), "key").body(Body::empty()).unwrap();
     assert_eq!(api.send(first).await.status, 201, "the day after");
     let log = store.log().await;
     let age = Utc::now() - log[1].occurred_at;

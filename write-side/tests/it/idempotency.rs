@@ -3,10 +3,15 @@
 use chrono::TimeDelta;
 use futures::future::join_all;
 use skyriff_domain::{Intent, points_account::Action};
+use skyriff_postgres::databases::COMMAND;
 use skyriff_write_side::{Failure, Receipt};
+use sqlx::Executor;
 
-use crate::store::{
-    Store, assert_in_log, command, earn, insufficient, noon, on_account, once, some_user, spend, user_of_shard,
+use crate::{
+    overload::wait_for_a_blocked_append,
+    store::{
+        Store, assert_in_log, command, earn, insufficient, noon, on_account, once, some_user, spend, user_of_shard,
+    },
 };
 
 fn replay_of(first: &Receipt) -> Receipt {
@@ -135,5 +140,26 @@ async fn a_command_that_changed_nothing_is_remembered_as_well() {
     // By then there is something to expire; but the command has been done.
     assert_eq!(node.commands.execute(expire(1_000)).await, Ok(replay_of(&first)));
     assert_eq!(node.commands.execute(on_account("expire", user, earn(1))).await, Err(Failure::KeyReused));
+    assert_eq!(store.log().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_retry_is_found_also_while_command_ids_move_to_another_partition() {
+    let store = Store::create().await;
+    let user = some_user();
+    let one = store.node();
+    let first = one.commands.execute(on_account("key", user, earn(7))).await.unwrap();
+    one.stop().await;
+    // Beyond the partitions there are, so that housekeeping will have to move it.
+    let (mut owner, mut watcher) = (store.owner().await, store.connect(COMMAND).await);
+    owner.execute("UPDATE commands SET recorded_at = recorded_at + interval '10 days'").await.unwrap();
+    owner.execute("BEGIN").await.unwrap();
+    owner.execute("SELECT keep_commands('20 days')").await.unwrap();
+    let other = store.node();
+    let (again, ()) = tokio::join!(other.commands.execute(on_account("key", user, earn(7))), async {
+        wait_for_a_blocked_append(&mut watcher).await;
+        owner.execute("COMMIT").await.unwrap();
+    });
+    assert_eq!(again, Ok(replay_of(&first)));
     assert_eq!(store.log().await.len(), 1);
 }

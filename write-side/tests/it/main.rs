@@ -5,6 +5,8 @@
 mod proxy;
 mod store;
 
+mod bulk;
+mod housekeeping;
 mod http;
 mod idempotency;
 mod log_positions;

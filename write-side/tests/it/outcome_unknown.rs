@@ -149,6 +149,39 @@ async fn a_batch_that_keeps_losing_races_takes_the_locks_and_survives_a_cut_ther
 }
 
 #[tokio::test]
+async fn locks_that_cannot_be_had_in_time_are_tried_for_again() {
+    let store = Store::create().await;
+    let limits = Limits { append_timeout: Duration::from_millis(300), ..Limits::default() };
+    let (proxy, node) = behind_proxy(&store, &limits).await;
+    let other = Arc::new(store.node());
+    let user = user_of_shard(0);
+    node.commands.execute(once(user, earn(1))).await.unwrap();
+
+    outrun(&proxy, &other, user);
+    let (mut blocker, mut watcher) = (store.connect(COMMAND).await, store.connect(COMMAND).await);
+    // A little longer than a lock may take: until the wait has failed once.
+    let block = async move {
+        blocker.execute("BEGIN").await.unwrap();
+        blocker.execute("SELECT FROM heads WHERE shard = 0 FOR UPDATE").await.unwrap();
+        tokio::spawn(async move {
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                         AND wait_event_type = 'Lock'";
+            for wanted in [1, 0] {
+                while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut watcher).await.unwrap() != wanted {
+                    tokio::task::yield_now().await;
+                }
+            }
+            blocker.execute("ROLLBACK").await.unwrap();
+        });
+    };
+    proxy.next("BEGIN", Fate::First(block.boxed()));
+    let receipt = timeout(LONG, node.commands.execute(once(user, earn(1)))).await.expect("answered in time").unwrap();
+    assert!(proxy.script_is_done());
+    assert_in_log(&store.log().await, &receipt);
+    node.commands.execute(once(user, earn(1))).await.unwrap();
+}
+
+#[tokio::test]
 async fn killed_backends_lose_nothing_and_repeat_nothing() {
     let store = Store::create().await;
     let node = store.node();

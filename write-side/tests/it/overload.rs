@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::store::{LONG, Store, earn, once, some_user, user_of_shard};
 
-async fn wait_for_a_blocked_append(watcher: &mut PgConnection) {
+pub(crate) async fn wait_for_a_blocked_append(watcher: &mut PgConnection) {
     let blocked = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
                                   AND wait_event_type = 'Lock' AND query LIKE '%append(%')";
     let wait = async {

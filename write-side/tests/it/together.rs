@@ -33,4 +33,9 @@ async fn commands_of_one_shard_are_recorded_together_or_not_at_all() {
     let log = store.log().await;
     assert_eq!((log.len(), available(&log, one), available(&log, two)), (5, 0, 1));
     assert!(node.commands.execute_together(vec![once(one, earn(1)), once(user_of_shard(4), earn(1))]).await.is_err());
+
+    // A key of another command spoils the whole batch, and nothing of it is recorded.
+    let reused = together(vec![on_account("a", one, earn(9)), once(one, earn(1))]).await;
+    assert_eq!(reused, [Err(Failure::KeyReused), Err(Failure::RefusedTogether)]);
+    assert_eq!(store.log().await.len(), 5);
 }
