@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Result, bail, ensure};
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use skyriff_domain::{CommandId, LogPosition, Position, ShardId};
 use skyriff_postgres::Server;
@@ -14,12 +15,20 @@ use crate::{
     client::{Entry, Outcome},
 };
 
-type Row = (i16, i64, String, String, i64, String, String);
+type Row = (i16, i64, String, String, i64, String, String, DateTime<Utc>);
+
+/// An account after one of its events.
+struct Step {
+    at: LogPosition,
+    recorded_at: DateTime<Utc>,
+    balance: i64,
+}
 
 pub async fn check(server: &Server, history: &[Entry]) -> Result<String> {
     let mut connection = server.superuser(EVENTS).await?;
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT shard, position, aggregate_type, aggregate_id, sequence, payload::text, metadata::text
+        "SELECT shard, position, aggregate_type, aggregate_id, sequence, payload::text, metadata::text,
+                recorded_at
          FROM events ORDER BY shard, position",
     )
     .fetch_all(&mut connection)
@@ -28,9 +37,9 @@ pub async fn check(server: &Server, history: &[Entry]) -> Result<String> {
 
     let mut positions: BTreeMap<i16, i64> = BTreeMap::new();
     let mut sequences: HashMap<(String, String), i64> = HashMap::new();
-    let mut balances: HashMap<String, i64> = HashMap::new();
+    let mut accounts: HashMap<Uuid, Vec<Step>> = HashMap::new();
     let mut by_command: HashMap<CommandId, Vec<LogPosition>> = HashMap::new();
-    for (shard, position, aggregate_type, aggregate_id, sequence, payload, metadata) in &rows {
+    for (shard, position, aggregate_type, aggregate_id, sequence, payload, metadata, recorded_at) in &rows {
         let last = positions.entry(*shard).or_default();
         ensure!(*position == *last + 1, "shard {shard}: {position} comes after {last}");
         *last = *position;
@@ -44,9 +53,11 @@ pub async fn check(server: &Server, history: &[Entry]) -> Result<String> {
         by_command.entry(CommandId(command)).or_default().push(at);
 
         if aggregate_type == "points_account" {
-            let balance = balances.entry(aggregate_id.clone()).or_default();
-            *balance += change(&serde_json::from_str(payload)?)?;
-            ensure!(*balance >= 0, "{at}: the balance of {aggregate_id} falls to {balance}: decided on stale state");
+            let steps = accounts.entry(aggregate_id.parse()?).or_default();
+            let before = steps.last().map_or(0, |step| step.balance);
+            let balance = before + change(&serde_json::from_str(payload)?)?;
+            steps.push(Step { at, recorded_at: *recorded_at, balance });
+            ensure!(balance >= 0, "{at}: the balance of {aggregate_id} falls to {balance}: decided on stale state");
         }
     }
     for (shard, head) in heads {
@@ -54,6 +65,11 @@ pub async fn check(server: &Server, history: &[Entry]) -> Result<String> {
         ensure!(head == last, "shard {shard}: the head is {head}, the last event {last}");
     }
 
+    let told = history.iter().filter_map(|entry| match &entry.outcome {
+        Outcome::Ok(positions) => Some(positions.iter().map(|at| (*at, entry.answered_at))),
+        Outcome::Refused | Outcome::Fault | Outcome::Unknown => None,
+    });
+    let acknowledged_at: HashMap<_, _> = told.flatten().collect();
     let (mut ok, mut refused, mut unknown, mut unknown_recorded) = (0, 0, 0, 0);
     for entry in history {
         let recorded = by_command.remove(&entry.command_id).unwrap_or_default();
@@ -65,6 +81,13 @@ pub async fn check(server: &Server, history: &[Entry]) -> Result<String> {
             Outcome::Refused => {
                 refused += 1;
                 ensure!(recorded.is_empty(), "{:?} was refused, and the log has {recorded:?}", entry.command_id);
+                let steps = accounts.get(&entry.user).map(Vec::as_slice).unwrap_or_default();
+                ensure!(
+                    could_be_refused(entry, steps, &acknowledged_at),
+                    "{:?} was refused, and at no moment while it was asked were there fewer than {} points",
+                    entry.command_id,
+                    entry.spends
+                );
             }
             Outcome::Fault => bail!("{:?} was answered with a fault", entry.command_id),
             Outcome::Unknown => {
@@ -83,10 +106,22 @@ pub async fn check(server: &Server, history: &[Entry]) -> Result<String> {
     ensure!(by_command.is_empty(), "the log has commands that nobody sent: {by_command:?}");
     ensure!(ok > 0 && refused > 0, "nothing was tried: {ok} acknowledged, {refused} refused");
     Ok(format!(
-        "checked: {} events, {ok} commands acknowledged and there exactly once, {refused} refused and not there, \
+        "checked: {} events, {ok} commands acknowledged and there exactly once, {refused} refused, rightly, and not there, \
          {unknown} unknown of which {unknown_recorded} are there once",
         rows.len()
     ))
+}
+
+/// Whether there was a moment between question and answer at which the account did not have the points: after at least
+/// what had been acknowledged before the question, and at most what was recorded before the answer.
+fn could_be_refused(entry: &Entry, steps: &[Step], acknowledged_at: &HashMap<LogPosition, DateTime<Utc>>) -> bool {
+    let known = |step: &Step| acknowledged_at.get(&step.at).is_some_and(|at| *at < entry.sent_at);
+    let first = steps.iter().rposition(known).map_or(0, |last| last + 1);
+    let last = steps.iter().rposition(|step| step.recorded_at <= entry.answered_at).map_or(0, |last| last + 1);
+    (first..=last.max(first)).any(|count| {
+        let balance = count.checked_sub(1).and_then(|last| steps.get(last)).map_or(0, |step| step.balance);
+        balance < entry.spends
+    })
 }
 
 /// By how many points an event of an account changes what is available.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rand::{Rng, rngs::StdRng};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -23,9 +23,15 @@ const RETRIES_MAX: u32 = 6;
 #[derive(Debug)]
 pub struct Entry {
     pub command_id: CommandId,
+    pub user: Uuid,
     /// How many events it records when it is accepted.
     pub events: usize,
+    /// How many points it spends.
+    pub spends: i64,
     pub outcome: Outcome,
+    /// When the last attempt was sent, and when it was answered.
+    pub sent_at: DateTime<Utc>,
+    pub answered_at: DateTime<Utc>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -86,9 +92,10 @@ impl Client {
             let key = format!("{}-{count}", self.number);
             let user = Uuid::from_u128(u128::from(self.random.random_range(0..USERS)));
             let (path, body, events) = self.command(user);
-            let outcome = self.send_until_known(&key, &path, &body).await;
+            let (sent_at, outcome) = self.send_until_known(&key, &path, &body).await;
             let command_id = CommandId::derive(&caller().actor(), &key);
-            history.push(Entry { command_id, events, outcome });
+            let spends = if path.ends_with("spends") { body["points"].as_i64().unwrap_or(0) } else { 0 };
+            history.push(Entry { command_id, user, events, spends, outcome, sent_at, answered_at: Utc::now() });
             // Now and then a burst, more than the queues hold.
             if self.random.random_bool(0.002) {
                 self.burst(&key, user, &mut history).await;
@@ -107,15 +114,16 @@ impl Client {
         }
     }
 
-    async fn send_until_known(&mut self, key: &str, path: &str, body: &Value) -> Outcome {
+    async fn send_until_known(&mut self, key: &str, path: &str, body: &Value) -> (DateTime<Utc>, Outcome) {
         for _ in 0..self.random.random_range(1..=RETRIES_MAX) {
             let node = self.nodes[self.random.random_range(0..self.nodes.len())];
+            let sent_at = Utc::now();
             match send(&self.http, &self.token, node, key, path, body).await {
                 Outcome::Unknown => sleep(Duration::from_millis(self.random.random_range(1..300))).await,
-                known @ (Outcome::Ok(_) | Outcome::Refused | Outcome::Fault) => return known,
+                known @ (Outcome::Ok(_) | Outcome::Refused | Outcome::Fault) => return (sent_at, known),
             }
         }
-        Outcome::Unknown
+        (Utc::now(), Outcome::Unknown)
     }
 
     async fn burst(&mut self, key: &str, user: Uuid, history: &mut Vec<Entry>) {
@@ -126,8 +134,10 @@ impl Client {
             let (http, token, path, body) = (self.http.clone(), self.token.clone(), path.clone(), body.clone());
             let key = format!("{key}-burst-{count}");
             tokio::spawn(async move {
+                let sent_at = Utc::now();
                 let outcome = send(&http, &token, node, &key, &path, &body).await;
-                Entry { command_id: CommandId::derive(&caller().actor(), &key), events: 1, outcome }
+                let command_id = CommandId::derive(&caller().actor(), &key);
+                Entry { command_id, user, events: 1, spends: 0, outcome, sent_at, answered_at: Utc::now() }
             })
         });
         for sent in sends.collect::<Vec<_>>() {
