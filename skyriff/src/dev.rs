@@ -133,7 +133,7 @@ fn welcome(folder: &Path, address: &str, tokens: &Tokens, databases: &Databases)
          The API's description: http://{address}/v1/docs   Metrics: http://{address}/metrics   Ctrl-C stops it.\n\n\
          A token for the user {user}, good for 30 days:\n\n  {token}\n\n\
          Check in, then read the balance and the ledger:\n\n  \
-         curl -i -X POST http://{address}/v1/users/{user}/check-ins {auth} -H 'Idempotency-Key: check-in-{today}'\n\n  \
+         curl -i -w '\\n' -X POST http://{address}/v1/users/{user}/check-ins {auth} -H 'Idempotency-Key: check-in-{today}'\n\n  \
          curl -w '\\n' http://{address}/v1/users/{user}/balance {auth}\n\n  \
          curl -w '\\n' http://{address}/v1/users/{user}/ledger-entries {auth}\n",
         databases.read_models.len(),
