@@ -67,7 +67,7 @@ pub async fn check(server: &Server, history: &[Entry]) -> Result<String> {
 
     let told = history.iter().filter_map(|entry| match &entry.outcome {
         Outcome::Ok(positions) => Some(positions.iter().map(|at| (*at, entry.answered_at))),
-        Outcome::Refused | Outcome::RefusedOnRetry | Outcome::Fault | Outcome::Unknown => None,
+        Outcome::Refused | Outcome::Fault | Outcome::Unknown => None,
     });
     let acknowledged_at: HashMap<_, _> = told.flatten().collect();
     let (mut ok, mut refused, mut unknown, mut unknown_recorded) = (0, 0, 0, 0);
@@ -90,7 +90,7 @@ pub async fn check(server: &Server, history: &[Entry]) -> Result<String> {
                 );
             }
             Outcome::Fault => bail!("{:?} was answered with a fault", entry.command_id),
-            Outcome::Unknown | Outcome::RefusedOnRetry => {
+            Outcome::Unknown => {
                 unknown += 1;
                 unknown_recorded += i32::from(!recorded.is_empty());
                 let whole = recorded.is_empty() || recorded.len() == entry.events;

@@ -38,10 +38,8 @@ pub struct Entry {
 pub enum Outcome {
     /// Acknowledged, with these events.
     Ok(Vec<LogPosition>),
-    /// Refused by a rule, at the first attempt that was answered, with no other under way.
+    /// Refused by a rule.
     Refused,
-    /// Refused by a rule after an attempt without an answer, which may still be under way and be accepted later.
-    RefusedOnRetry,
     /// The server called itself broken, which nothing here should make it.
     Fault,
     /// Anything else: a lost answer, a timeout, a 503.
@@ -117,15 +115,12 @@ impl Client {
     }
 
     async fn send_until_known(&mut self, key: &str, path: &str, body: &Value) -> (DateTime<Utc>, Outcome) {
-        for attempt in 0..self.random.random_range(1..=RETRIES_MAX) {
+        for _ in 0..self.random.random_range(1..=RETRIES_MAX) {
             let node = self.nodes[self.random.random_range(0..self.nodes.len())];
             let sent_at = Utc::now();
             match send(&self.http, &self.token, node, key, path, body).await {
                 Outcome::Unknown => sleep(Duration::from_millis(self.random.random_range(1..300))).await,
-                Outcome::Refused if attempt > 0 => return (sent_at, Outcome::RefusedOnRetry),
-                known @ (Outcome::Ok(_) | Outcome::Refused | Outcome::RefusedOnRetry | Outcome::Fault) => {
-                    return (sent_at, known);
-                }
+                known @ (Outcome::Ok(_) | Outcome::Refused | Outcome::Fault) => return (sent_at, known),
             }
         }
         (Utc::now(), Outcome::Unknown)
