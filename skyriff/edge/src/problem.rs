@@ -60,15 +60,15 @@ kinds! {
     KEY_REUSED = UNPROCESSABLE_ENTITY "idempotency-key-reused", "This key was used for another command",
         "Use a new key for a new command.";
     REFUSED = CONFLICT "refused", "The rules do not allow this now",
-        "See detail for the rule.";
+        "See detail for the rule; to ask again later, take a new Idempotency-Key.";
     REFUSED_TOGETHER = CONFLICT "refused-together", "Another command of the same atomic batch was refused",
-        "Look for the one that was refused by itself; nothing of the batch was recorded.";
+        "Look for the one that was refused by itself; no event of the batch was recorded. To ask again, take new keys.";
     SHARDS_MIXED = UNPROCESSABLE_ENTITY "shards-mixed", "An atomic batch is of users of several shards",
         "Send the commands of each user in a batch of their own.";
     OUT_OF_RANGE = UNPROCESSABLE_ENTITY "out-of-range", "A value is outside its limits",
         "See detail for the limits.";
     INSUFFICIENT_POINTS = CONFLICT "insufficient-points", "There are not enough points",
-        "Read the balance; points past their expiry or held ones cannot be spent.";
+        "Read the balance; points past their expiry or held ones cannot be spent. To ask again, take a new Idempotency-Key.";
     ALREADY_CHECKED_IN = CONFLICT "already-checked-in", "The day was checked in already",
         "Check in again on the next UTC day.";
     ORDER_MISMATCH = CONFLICT "order-mismatch", "The order was credited before, with other contents",

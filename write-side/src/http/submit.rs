@@ -254,6 +254,7 @@ pub(super) enum CommandResponses {
 pub(super) fn problem(failure: Failure) -> Problem {
     match failure {
         Failure::Refused(refusal) => of_refusal(&refusal),
+        Failure::RefusedBefore(refusal) => of_refusal(&refusal).with("replayed", true),
         Failure::RefusedTogether => Problem::new(&Kind::REFUSED_TOGETHER),
         Failure::KeyReused => Problem::new(&Kind::KEY_REUSED),
         Failure::Overloaded => Problem::new(&Kind::OVERLOADED).retry_after_s(1),

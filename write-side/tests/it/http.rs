@@ -258,7 +258,7 @@ async fn nothing_is_recorded_of_what_is_not_well_formed() {
         assert_eq!(answer.kind(), (status, kind), "{shown} {}", answer.body);
         assert_eq!(answer.header("www-authenticate").is_some(), status == 401);
     }
-    assert_eq!(store.commands_recorded().await, 0);
+    assert_eq!(store.commands_recorded().await, (0, 0));
 }
 
 #[tokio::test]
@@ -272,7 +272,7 @@ async fn only_a_service_says_when_and_never_ahead_of_time() {
     assert_eq!(api.send(own).await.kind(), (403, "forbidden"));
     let ahead = Utc::now() + TimeDelta::minutes(10);
     assert_eq!(api.service(&path(user, "check-ins"), at(ahead)).await.kind(), (422, "out-of-range"));
-    assert_eq!(store.commands_recorded().await, 0);
+    assert_eq!(store.commands_recorded().await, (0, 0));
     let back = api.service(&path(user, "check-ins"), at(yesterday)).await;
     assert_eq!(back.status, 201);
     let first = api.json(Role::User, user.0, &path(user, "check-ins"), "key").body(Body::empty()).unwrap();

@@ -10,6 +10,7 @@ mod housekeeping;
 mod http;
 mod idempotency;
 mod log_positions;
+mod long_reads;
 mod model;
 mod outcome_unknown;
 mod overload;
