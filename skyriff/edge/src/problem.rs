@@ -5,12 +5,15 @@ use std::{borrow::Cow, fmt};
 
 use axum::{
     extract::Path,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
+
+/// On an answer that is the one to an earlier attempt with the same key.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// A kind of problem: its name is part of the API and is never given to another meaning.
 #[derive(Debug, PartialEq, Eq)]
@@ -145,6 +148,12 @@ impl Problem {
         self
     }
 
+    /// An earlier attempt with the same key was answered with it, and it is answered again.
+    #[must_use]
+    pub fn replayed(self) -> Self {
+        self.with("replayed", true)
+    }
+
     /// When to try again, in seconds.
     #[must_use]
     pub fn retry_after_s(self, seconds: u32) -> Self {
@@ -179,6 +188,9 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.members.contains_key("replayed") {
+            headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
         if self.kind.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
