@@ -194,11 +194,11 @@ fn check(log: &[Logged], requests: &[Request], answers: &HashMap<usize, Vec<Answ
                     assert_in_log(log, receipt);
                     assert_eq!(is_recorded, !receipt.recorded.is_empty(), "{:?}: {receipt:?}", submission.command);
                 }
-                Err(Failure::Refused(refusal)) if answers.len() == 1 => {
+                Err(Failure::Refused(refusal) | Failure::RefusedBefore(refusal)) if answers.len() == 1 => {
                     let refused = |state: &Model| state.decide(submission).as_ref() == Err(refusal);
                     assert!(!is_recorded && states.iter().any(refused), "{:?}: {refusal}", submission.command);
                 }
-                Err(Failure::Refused(_) | Failure::RefusedTogether) => {
+                Err(Failure::Refused(_) | Failure::RefusedBefore(_) | Failure::RefusedTogether) => {
                     assert!(!is_recorded, "{:?}", submission.command)
                 }
                 Err(failure) => panic!("{:?}: {failure}", submission.command),
@@ -278,8 +278,14 @@ async fn interrupt(store: &Store, other: &CommandSide, owner: &mut PgConnection,
     for (place, request) in asked.iter().enumerate() {
         for (item, (submission, again)) in request.iter().zip(&again[&place]).enumerate() {
             let first = answers.get(&place).map(|answers| &answers[item]);
-            if let Some(Ok(first)) = first {
-                assert_eq!(again, &Ok(Receipt { replayed: true, ..first.clone() }), "{:?}", submission.command);
+            // What was said is said again.
+            if let Some(first) = first {
+                let replay = match first.clone() {
+                    Ok(receipt) => Ok(Receipt { replayed: true, ..receipt }),
+                    Err(Failure::Refused(refusal)) => Err(Failure::RefusedBefore(refusal)),
+                    Err(failure) => Err(failure),
+                };
+                assert_eq!(again, &replay, "{:?}", submission.command);
             }
             if let Ok(again) = again
                 && !again.recorded.is_empty()
