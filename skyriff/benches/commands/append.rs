@@ -16,15 +16,25 @@ use skyriff_write_side::{
 use sqlx::{ConnectOptions, PgConnection};
 use uuid::Uuid;
 
-use crate::{ACCOUNTS, EVENTS, report::Figure};
+use crate::{
+    ACCOUNTS,
+    report::{Figure, percentiles},
+};
 
 /// Enough to fill the time on any machine, without filling its memory.
 const COMMANDS_MAX: usize = 400_000;
 
-pub async fn run(server: &Server, executors: usize, batch: usize, time: Duration) -> Result<Figure> {
+pub async fn run(
+    server: &Server,
+    database: &str,
+    title: &str,
+    executors: usize,
+    batch: usize,
+    time: Duration,
+) -> Result<Figure> {
     let mut tasks = Vec::new();
     for index in 0..executors {
-        let mut connection = server.options(databases::COMMAND, EVENTS).connect().await?;
+        let mut connection = server.options(databases::COMMAND, database).connect().await?;
         event_store::prepare(&mut connection, Duration::from_secs(30)).await?;
         let shards: Vec<_> =
             ShardCount::default().shards().filter(|shard| usize::from(shard.0) % executors == index).collect();
@@ -43,15 +53,15 @@ pub async fn run(server: &Server, executors: usize, batch: usize, time: Duration
         latencies.extend(took);
     }
     let seconds = started.elapsed().as_secs_f64();
-    latencies.sort_unstable();
-    let at = |part: usize| latencies.get(latencies.len() * part / 100).copied();
+    let (p50, p99) = percentiles(latencies);
     Ok(Figure {
-        title: format!("the append function alone, {executors} × {batch}"),
+        title: format!("{title}, {executors} × {batch}"),
         accounts: ACCOUNTS,
         connections: u32::try_from(executors)?,
         per_second: f64::from(u32::try_from(commands)?) / seconds,
-        p50: at(50),
-        p99: at(99),
+        p50,
+        p99,
+        ..Figure::default()
     })
 }
 
@@ -86,42 +96,17 @@ async fn make(connection: &mut PgConnection, shards: &[ShardId], size: usize, co
     for _ in 0..commands / size {
         let mut places: Vec<(ShardId, Position)> = heads.iter().map(|(shard, head)| (*shard, *head)).collect();
         places.sort_unstable();
-        let mut batch = Batch { shards: places, ..Batch::default() };
-        let mut offsets = vec![0; batch.shards.len()];
+        let mut maker = Maker::new(Batch { shards: places, ..Batch::default() });
         for user in next.by_ref().take(size) {
             let stream = StreamId::PointsAccount(*user);
             let sequence = sequences.entry(*user).or_default();
-            let of = shard_of(*user, ShardCount::default());
-            let shard = batch.shards.iter().position(|(shard, _)| *shard == of).unwrap_or_default();
-            if !batch.streams.iter().any(|(read, _)| *read == stream) {
-                batch.streams.push((stream, *sequence));
+            if !maker.batch.streams.iter().any(|(read, _)| *read == stream) {
+                maker.batch.streams.push((stream, *sequence));
             }
             *sequence += 1;
-            offsets[shard] += 1;
-            let id = CommandId(Uuid::new_v4());
-            batch.accepted.push(Accepted {
-                id,
-                fingerprint: Fingerprint(Uuid::new_v4()),
-                shard,
-                last_offset: offsets[shard],
-                events: 1,
-            });
-            batch.events.push(NewEvent {
-                shard,
-                offset: offsets[shard],
-                stream,
-                sequence: *sequence,
-                event_type: "earned",
-                event_version: "1",
-                payload: r#"{"earned":{"credited":{"income":1},"reason":"bench"}}"#.to_owned(),
-                metadata: format!(
-                    r#"{{"command_id":"{id}","actor":"service:{}","request_id":"{}"}}"#,
-                    Uuid::nil(),
-                    Uuid::nil()
-                ),
-                occurred_at: Utc::now(),
-            });
+            maker.earn(*user, *sequence);
         }
+        let Maker { batch, offsets } = maker;
         for ((shard, _), events) in batch.shards.iter().zip(offsets) {
             if let Some(head) = heads.get_mut(shard) {
                 head.0 += events;
@@ -130,4 +115,42 @@ async fn make(connection: &mut PgConnection, shards: &[ShardId], size: usize, co
         batches.push(batch);
     }
     Ok(batches)
+}
+
+/// Puts commands of one event each into a batch.
+pub struct Maker {
+    pub batch: Batch,
+    /// Of each of the batch's shards, how many events it has by now.
+    offsets: Vec<i64>,
+}
+
+impl Maker {
+    pub fn new(batch: Batch) -> Self {
+        Self { offsets: vec![0; batch.shards.len()], batch }
+    }
+
+    pub fn earn(&mut self, user: UserId, sequence: i64) {
+        let of = shard_of(user, ShardCount::default());
+        let shard = self.batch.shards.iter().position(|(shard, _)| *shard == of).unwrap_or_default();
+        let Some(offset) = self.offsets.get_mut(shard) else { return };
+        *offset += 1;
+        let id = CommandId(Uuid::new_v4());
+        let fingerprint = Fingerprint(Uuid::new_v4());
+        self.batch.accepted.push(Accepted { id, fingerprint, shard, last_offset: *offset, events: 1 });
+        self.batch.events.push(NewEvent {
+            shard,
+            offset: *offset,
+            stream: StreamId::PointsAccount(user),
+            sequence,
+            event_type: "earned",
+            event_version: "1",
+            payload: r#"{"earned":{"credited":{"income":1},"reason":"bench"}}"#.to_owned(),
+            metadata: format!(
+                r#"{{"command_id":"{id}","actor":"service:{}","request_id":"{}"}}"#,
+                Uuid::nil(),
+                Uuid::now_v7()
+            ),
+            occurred_at: Utc::now(),
+        });
+    }
 }

@@ -5,24 +5,38 @@
 #![expect(unreachable_pub, reason = "a benchmark exports nothing")]
 
 mod append;
+mod bulk;
+mod chart;
+mod constant;
+mod fill;
+mod history;
+mod keys;
+mod nodes;
+mod ratios;
 mod report;
 mod servers;
+mod single;
+mod standby;
+mod store;
 mod wrk;
 
-use std::{path::Path, time::Duration};
-
-use anyhow::{Context, Result};
-use skyriff_postgres::{Cluster, Durability, Server, Servers, databases};
-
-use self::{
-    report::{Figure, Report},
-    servers::{Served, Target},
+use std::{
+    path::Path,
+    time::{Duration, Instant},
 };
+
+use anyhow::{Context, Result, bail, ensure};
+use skyriff_postgres::{Cluster, Durability, Server, Servers};
+
+use self::{report::Report, servers::Target};
 
 /// Accounts of the random load.
 const ACCOUNTS: u32 = 20_000;
 const EVENTS: &str = "bench_events";
 const STOCK: &str = "bench_stock";
+
+/// The parts of a run, as BENCH names them; all but the last, which takes long, unless it names some.
+const PARTS: [&str; 6] = ["commands", "bulk", "keys", "nodes", "standby", "history"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -32,42 +46,47 @@ async fn main() -> Result<()> {
         return servers::serve(target).await;
     }
     let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
-    measure(Duration::from_secs(seconds)).await
+    let chosen = std::env::var("BENCH").unwrap_or_default();
+    let parts: Vec<_> = match chosen.as_str() {
+        "" => PARTS.into_iter().filter(|part| *part != "history").collect(),
+        chosen => chosen.split(',').map(str::trim).collect(),
+    };
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(part)) {
+        bail!("BENCH: {unknown:?} is not a part; the parts are {}", PARTS.join(", "));
+    }
+    // A run of some parts does not replace the picture of all of them.
+    let name = if chosen.is_empty() { "commands".to_owned() } else { parts.join("-") };
+    measure(&parts, Duration::from_secs(seconds), &name).await
 }
 
-async fn measure(each: Duration) -> Result<()> {
+/// Measure part by part. One that fails does not take the others' figures with it.
+async fn measure(parts: &[&str], each: Duration, name: &str) -> Result<()> {
     let folder = std::env::temp_dir().join(format!("skyriff-bench-{}", std::process::id()));
     let cluster = Cluster::start(&folder, Servers::Primary, Durability::Full, |line| eprintln!("· {line}")).await?;
-    let result = measure_on(cluster.primary(), each).await;
+    let (mut report, mut failed) = (Report::default(), Vec::new());
+    for part in parts {
+        let started = Instant::now();
+        if let Err(error) = measure_part(part, cluster.primary(), &folder, each, &mut report).await {
+            eprintln!("· {part} failed: {error:#}");
+            failed.push(*part);
+        }
+        eprintln!("· {part} took {:.0?}", started.elapsed());
+    }
     cluster.stop().await?;
     std::fs::remove_dir_all(&folder)?;
-    let report = result?;
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
-    report.write(&out).with_context(|| format!("cannot write to {}", out.display()))
+    report.write(&out, name).with_context(|| format!("cannot write to {}", out.display()))?;
+    ensure!(failed.is_empty(), "failed, so not all is in the report: {}", failed.join(", "));
+    Ok(())
 }
 
-async fn measure_on(server: &Server, each: Duration) -> Result<Report> {
-    databases::create(server, &[EVENTS, STOCK]).await?;
-    servers::prepare(server).await?;
-    let mut report = Report::default();
-    for target in [Target::Skyriff, Target::Stock, Target::Constant] {
-        let served = Served::start(target, server).await?;
-        for (accounts, connections) in target.loads() {
-            eprintln!("· {}: {connections} connections, {accounts} accounts", target.title());
-            // What is cold is not what is asked about.
-            wrk::run(&served, connections, accounts, each / 2).await?;
-            let load = wrk::run(&served, connections, accounts, each).await?;
-            report.add(Figure::of(target.title(), accounts, connections, &load));
-        }
-        served.stop().await?;
+async fn measure_part(part: &str, server: &Server, folder: &Path, each: Duration, report: &mut Report) -> Result<()> {
+    match part {
+        "bulk" => bulk::run(server, each, report).await,
+        "keys" => keys::run(server, each, report).await,
+        "nodes" => nodes::run(server, each, report).await,
+        "standby" => standby::run(&folder.join("standby"), each, report).await,
+        "history" => history::run(server, each, report).await,
+        _ => single::run(server, each, report).await,
     }
-    for (executors, batch) in [(1, 1), (2, 128), (2, 512)] {
-        eprintln!("· the append function alone: {executors} × {batch}");
-        report.add(append::run(server, executors, batch, each).await?);
-    }
-    for clients in [1, 32] {
-        eprintln!("· pgbench: {clients} clients");
-        report.add(servers::pgbench(server, clients, each).await?);
-    }
-    Ok(report)
 }

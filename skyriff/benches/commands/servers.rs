@@ -4,13 +4,18 @@
 use std::{process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use axum::{Router, extract::State, http::StatusCode, routing::post};
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, State},
+    http::StatusCode,
+    routing::post,
+};
 use chrono::{TimeDelta, Utc};
 use cqrs_es::{AggregateError, CqrsFramework, persist::PersistedEventStore};
 use postgres_es::PostgresEventRepository;
 use serde::Deserialize;
 use skyriff_domain::{
-    Bucket, Label, Points, PointsPolicy, ShardCount, UserId,
+    Bucket, Label, Points, PointsPolicy, UserId,
     points_account::{Action, Command as PointsCommand, PointsAccount},
 };
 use skyriff_edge::{
@@ -25,7 +30,12 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::{ACCOUNTS, EVENTS, STOCK, report::Figure};
+use crate::{
+    ACCOUNTS, EVENTS, STOCK,
+    constant::{constant, constant_bulk},
+    report::Figure,
+    store,
+};
 
 const SECRET: &str = "a secret that is only for benchmarks";
 /// The stock path decides again as often as it takes; this is only so that it ends.
@@ -56,15 +66,10 @@ impl Target {
         }
     }
 
-    /// Accounts and connections. One account is too slow on the stock path to say more with more connections.
+    /// How many accounts and connections.
     pub fn loads(self) -> Vec<(u32, u32)> {
-        match self {
-            Self::Skyriff => {
-                [ACCOUNTS, 1].into_iter().flat_map(|accounts| [1, 64, 256, 1_024].map(|n| (accounts, n))).collect()
-            }
-            Self::Stock => vec![(ACCOUNTS, 1), (ACCOUNTS, 64), (ACCOUNTS, 256), (ACCOUNTS, 1_024), (1, 1), (1, 64)],
-            Self::Constant => vec![(ACCOUNTS, 1), (ACCOUNTS, 64), (ACCOUNTS, 256), (ACCOUNTS, 1_024)],
-        }
+        let accounts: &[u32] = if self == Self::Constant { &[ACCOUNTS] } else { &[ACCOUNTS, 1] };
+        accounts.iter().flat_map(|accounts| [1, 64, 256, 1_024].map(|n| (*accounts, n))).collect()
     }
 }
 
@@ -76,11 +81,14 @@ pub struct Served {
 }
 
 impl Served {
-    pub async fn start(target: Target, server: &Server) -> Result<Self> {
+    /// Start one; what is ours gets a store and further arguments.
+    pub async fn start(target: Target, server: &Server, events: &str, arguments: &[&str]) -> Result<Self> {
         let mut command = match target {
             Target::Skyriff => {
                 let mut skyriff = Command::new(env!("CARGO_BIN_EXE_skyriff"));
-                skyriff.args(["serve", "--roles", "command", "--listen", "127.0.0.1:0", "--log", "warn"]);
+                skyriff
+                    .args(["serve", "--roles", "command", "--listen", "127.0.0.1:0", "--log", "warn"])
+                    .args(arguments);
                 skyriff
             }
             Target::Stock | Target::Constant => {
@@ -90,9 +98,9 @@ impl Served {
             }
         };
         command
-            .env("SKYRIFF_EVENT_STORE", format!("0-15={}", server.url(EVENTS)))
+            .env("SKYRIFF_EVENT_STORE", format!("0-15={}", server.url(events)))
             // Not used by commands.
-            .env("SKYRIFF_READ_MODELS", format!("0-15={}", server.url(EVENTS)))
+            .env("SKYRIFF_READ_MODELS", format!("0-15={}", server.url(events)))
             .env("BENCH_STOCK_SOCKET", &server.socket_folder)
             .env("SKYRIFF_TOKEN_SECRET", SECRET);
         let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
@@ -112,9 +120,8 @@ impl Served {
 
 /// The databases: ours, and one with the stock table.
 pub async fn prepare(server: &Server) -> Result<()> {
-    let count = ShardCount::default();
-    let shards: Vec<_> = count.shards().collect();
-    databases::migrate_event_store(&server.options(databases::OWNER, EVENTS), count, &shards).await?;
+    store::fresh(server, EVENTS).await?;
+    databases::create(server, &[STOCK]).await?;
     let mut stock = server.superuser(STOCK).await?;
     // As postgres-es' own db/init.sql has it.
     stock
@@ -146,7 +153,9 @@ pub async fn serve(target: Target) -> Result<()> {
             let framework = Arc::new(CqrsFramework::new(store, Vec::new(), PointsPolicy::default()));
             Router::new().route("/v1/users/{user}/earnings", post(stock)).with_state(framework)
         }
-        Target::Constant => Router::new().route("/v1/users/{user}/earnings", post(constant)),
+        Target::Constant => Router::new()
+            .route("/v1/users/{user}/earnings", post(constant))
+            .route("/v1/commands:batch", post(constant_bulk).layer(DefaultBodyLimit::max(2 * 1_024 * 1_024))),
         Target::Skyriff => bail!("the binary serves itself"),
     };
     let secret = std::env::var("SKYRIFF_TOKEN_SECRET")?;
@@ -161,7 +170,7 @@ pub async fn serve(target: Target) -> Result<()> {
 }
 
 #[derive(Deserialize)]
-struct Earn {
+pub struct Earn {
     bucket: Bucket,
     points: Points,
     reason: Label,
@@ -186,10 +195,6 @@ async fn stock(
         }
     }
     Err(Problem::new(&Kind::CONFLICT))
-}
-
-async fn constant(Path(_): Path<UserId>, _caller: Caller, Json(_): Json<Earn>) -> (StatusCode, &'static str) {
-    (StatusCode::CREATED, "{}")
 }
 
 /// One event in one transaction, with the same columns and indexes.
@@ -230,6 +235,6 @@ pub async fn pgbench(server: &Server, clients: u32, time: Duration) -> Result<Fi
         connections: clients,
         per_second: number("tps =")?,
         p50: Some(Duration::from_secs_f64(number("latency average =")? / 1e3)),
-        p99: None,
+        ..Figure::default()
     })
 }
