@@ -11,7 +11,7 @@ use skyriff_domain::{CommandId, Position, ShardCount, ShardId, StreamId, UserId,
 use skyriff_postgres::{Server, databases};
 use skyriff_write_side::{
     Fingerprint,
-    event_store::{self, Accepted, Appended, Batch, NewEvent},
+    event_store::{self, Appended, Batch, NewEvent, Outcome},
 };
 use sqlx::{ConnectOptions, PgConnection};
 use uuid::Uuid;
@@ -74,7 +74,7 @@ async fn append(mut connection: PgConnection, batches: Vec<Batch>, time: Duratio
             break;
         }
         match event_store::append(&mut connection, &batch).await? {
-            Appended::Done { .. } => commands += batch.accepted.len(),
+            Appended::Done { .. } => commands += batch.outcomes.len(),
             other @ (Appended::Stale { .. } | Appended::Repeated { .. }) => bail!("{other:?}"),
         }
         latencies.push(started.elapsed());
@@ -136,7 +136,7 @@ impl Maker {
         *offset += 1;
         let id = CommandId(Uuid::new_v4());
         let fingerprint = Fingerprint(Uuid::new_v4());
-        self.batch.accepted.push(Accepted { id, fingerprint, shard, last_offset: *offset, events: 1 });
+        self.batch.outcomes.push(Outcome { id, fingerprint, shard, last_offset: *offset, events: 1, refused: None });
         self.batch.events.push(NewEvent {
             shard,
             offset: *offset,
