@@ -28,9 +28,9 @@ check: ## Format, lints and documentation: warnings are errors
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --locked
 
-bench: setup ## Measure commands per second beside the stock path and the limits
+bench: setup ## Measure commands per second beside the stock path and the limits; BENCH=history BENCH_SECONDS=10
 	@command -v wrk >/dev/null || { echo 'wrk is missing; install it (apt-get install wrk)'; exit 1; }
-	cargo bench --package skyriff --locked
+	cargo bench --package skyriff --locked --bench commands
 
 clean: ## Delete the data of `make run`
 	rm -rf $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run $(FOLDER)/*.log $(FOLDER)/demo-user $(FOLDER)/token-secret $(FOLDER)/databases.env
