@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod proxy;
+mod steps;
 mod store;
 
 mod bulk;
+mod crash_between_steps;
 mod housekeeping;
 mod http;
 mod idempotency;

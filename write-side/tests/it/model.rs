@@ -24,22 +24,22 @@ use uuid::Uuid;
 
 use crate::store::{Logged, Store, assert_in_log, command, noon, points, recharge, some_user};
 
-const USERS: usize = 3;
+pub(crate) const USERS: usize = 3;
 
 /// A command, but for whose it is.
 #[derive(Clone, Debug)]
-struct Sketch {
-    user: usize,
+pub(crate) struct Sketch {
+    pub(crate) user: usize,
     /// Some are later than others, and some so late that everything is over.
-    hours: i64,
+    pub(crate) hours: i64,
     /// Sent once more, this many commands later.
-    again_after: Option<usize>,
-    wish: Wish,
+    pub(crate) again_after: Option<usize>,
+    pub(crate) wish: Wish,
 }
 
 /// With small numbers for ids, so that commands meet.
 #[derive(Clone, Debug)]
-enum Wish {
+pub(crate) enum Wish {
     CheckIn,
     Earn(Bucket, i64),
     Recharge(u128, i64),
@@ -52,7 +52,7 @@ enum Wish {
     Adjust(Bucket, bool, i64),
 }
 
-fn sketch() -> impl Strategy<Value = Sketch> {
+pub(crate) fn sketch() -> impl Strategy<Value = Sketch> {
     let bucket = || proptest::sample::select(Bucket::ALL.to_vec());
     let wish = prop_oneof![
         Just(Wish::CheckIn),
@@ -75,7 +75,7 @@ fn sketch() -> impl Strategy<Value = Sketch> {
     })
 }
 
-fn submission(sketch: &Sketch, key: usize, users: &[UserId]) -> Submission {
+pub(crate) fn submission(sketch: &Sketch, key: usize, users: &[UserId]) -> Submission {
     let user = users[sketch.user];
     let (key, at) = (format!("{user} {key}"), noon() + TimeDelta::hours(sketch.hours));
     let id = |number: u128| Uuid::from_u128(user.0.as_u128().wrapping_add(number));
@@ -113,7 +113,7 @@ fn submission(sketch: &Sketch, key: usize, users: &[UserId]) -> Submission {
 
 /// The streams of one user, without anything around them.
 #[derive(Clone, Default)]
-struct Model(HashMap<StreamId, State>);
+pub(crate) struct Model(pub(crate) HashMap<StreamId, State>);
 
 impl Streams for Model {
     fn points_account(&self, user: UserId) -> &PointsAccount {
@@ -128,7 +128,7 @@ impl Streams for Model {
 }
 
 impl Model {
-    fn decide(&self, submission: &Submission) -> Result<Vec<(StreamId, Event)>, Refusal> {
+    pub(crate) fn decide(&self, submission: &Submission) -> Result<Vec<(StreamId, Event)>, Refusal> {
         let mut named = self.clone();
         for stream in submission.command.streams() {
             named.0.entry(stream).or_insert_with(|| stream.empty());
@@ -136,11 +136,22 @@ impl Model {
         submission.command.decide(&named, &PointsPolicy::default())
     }
 
-    fn apply(&mut self, events: &[(StreamId, Event)]) {
+    /// What a command should be answered: what it records, stream by stream, or why not.
+    pub(crate) fn answer(&self, submission: &Submission) -> Result<Vec<(StreamId, String)>, Failure> {
+        let events = self.decide(submission).map_err(Failure::Refused)?;
+        Ok(events.into_iter().map(|(stream, event)| (stream, event.payload().unwrap())).collect())
+    }
+
+    pub(crate) fn apply(&mut self, events: &[(StreamId, Event)]) {
         for (stream, event) in events {
             self.0.entry(*stream).or_insert_with(|| stream.empty()).apply(event);
         }
     }
+}
+
+/// What a command was answered, as [`Model::answer`] has it.
+pub(crate) fn answered(answer: Result<Receipt, Failure>) -> Result<Vec<(StreamId, String)>, Failure> {
+    Ok(answer?.recorded.into_iter().map(|recorded| (recorded.stream, recorded.payload)).collect())
 }
 
 /// A command, when it was sent and answered (in ticks of one clock), and what the answer was.
