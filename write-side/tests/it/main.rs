@@ -17,6 +17,7 @@ mod outcome_unknown;
 mod overload;
 mod refusals;
 mod security;
+mod snapshot_damage;
 mod snapshots;
 mod stock;
 mod together;
