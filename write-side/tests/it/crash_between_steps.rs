@@ -4,9 +4,15 @@
 //! them. The same is done again and again, and each time it ends one message later: until it no longer ends before all
 //! is answered. Ending is a cut connection, a killed server process or a node that is killed and never comes back.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
+};
 
-use futures::future::{Either, join_all, select};
+use futures::{
+    FutureExt,
+    future::{Either, join_all, select},
+};
 use proptest::{
     collection::vec,
     prelude::*,
@@ -256,7 +262,7 @@ async fn interrupt(store: &Store, other: &CommandSide, owner: &mut PgConnection,
         let backend = steps.backend();
         drop(steps);
         // What was under way is over, or goes on while the retry comes in.
-        backend_is_gone = messages % 2 == 0;
+        backend_is_gone = messages.is_multiple_of(2);
         if backend_is_gone {
             until_backend_is_gone(owner, backend).await;
         }
@@ -296,19 +302,15 @@ async fn interrupt(store: &Store, other: &CommandSide, owner: &mut PgConnection,
             }
         }
     }
-    assert_eq!(
-        log_now[..log.len()].iter().map(Logged::at).collect::<Vec<_>>(),
-        log.iter().map(Logged::at).collect::<Vec<_>>()
-    );
 
+    if lane.alone {
+        let orders = log_now.iter().filter(|logged| matches!(logged.stream(), StreamId::RechargeOrder(_))).count();
+        assert_eq!((orders, log_now.len()), (1, USERS + 2), "credited once, on both streams");
+    }
     // Whoever goes on from here knows the balances.
     let survivor = fresh.as_ref().unwrap_or(&node.side);
     for user in users {
         let has = available(&log_now, user);
-        if lane.alone && has > 100 {
-            let orders = log_now.iter().filter(|logged| matches!(logged.stream(), StreamId::RechargeOrder(_))).count();
-            assert_eq!((orders, log_now.len()), (1, USERS + 2), "one order, credited once");
-        }
         let mut now = now.clone();
         for amount in [has, 1] {
             let spend = once(user, spend(amount));
@@ -327,8 +329,10 @@ async fn interrupt_everywhere(lanes: Vec<Lane>) {
     let lengths = join_all(lanes.into_iter().map(|lane| async move {
         let mut owner = store.owner().await;
         for messages in (lane.first..).step_by(2) {
-            let run = interrupt(store, other, &mut owner, lane, messages);
-            let all_was_answered = timeout(LONG, run).await.unwrap_or_else(|_| panic!("{lane:?} hangs at {messages}"));
+            let run = AssertUnwindSafe(interrupt(store, other, &mut owner, lane, messages)).catch_unwind();
+            let Ok(Ok(all_was_answered)) = timeout(LONG, run).await else {
+                panic!("failed, as said above, or hangs: {lane:?} after {messages} messages")
+            };
             if all_was_answered {
                 return (lane, messages);
             }
@@ -337,8 +341,7 @@ async fn interrupt_everywhere(lanes: Vec<Lane>) {
     }))
     .await;
     for (lane, messages) in lengths {
-        println!("{lane:?}: {messages}");
-        assert!(messages > if lane.warm { 10 } else { 40 }, "{lane:?} was over after {messages} messages");
+        assert!(messages > if lane.warm { 8 } else { 40 }, "{lane:?} was over after {messages} messages");
     }
     store.log().await;
 }
