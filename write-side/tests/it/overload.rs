@@ -62,15 +62,45 @@ async fn bulk_waits_in_its_share_and_leaves_single_commands_theirs() {
     let mut single = vec![hand_in(&node).unwrap()];
     wait_for_a_blocked_append(&mut watcher).await;
 
-    let mut bulk = [some(20), some(20)].map(|commands| Box::pin(node.commands.execute_each(commands)));
+    // What is for the other executor does not wait for what comes before it.
+    let mut first = some(20);
+    first.push(once(user_of_shard(1), earn(1)));
+    let mut bulk = [first, some(20)].map(|commands| Box::pin(node.commands.execute_each(commands)));
     assert!(bulk.iter_mut().all(|bulk| bulk.as_mut().now_or_never().is_none()));
+    let passed_by = async {
+        let recorded = "SELECT position > 0 FROM heads WHERE shard = 1";
+        while !sqlx::query_scalar::<_, bool>(recorded).fetch_one(&mut watcher).await.unwrap() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, passed_by).await.expect("it does not wait");
     single.extend((0..4).map(|_| hand_in(&node).unwrap_or_else(|answer| panic!("there is room: {answer:?}"))));
     assert_eq!(hand_in(&node).err(), Some(Err(Failure::Overloaded)));
 
     blocker.execute("ROLLBACK").await.unwrap();
     let served = timeout(LONG, async { tokio::join!(join_all(single), join_all(bulk)) }).await.unwrap();
     assert!(served.0.iter().chain(served.1.iter().flatten()).all(Result::is_ok), "{served:?}");
-    assert_eq!(store.log().await.len(), 5 + 40);
+    assert_eq!(store.log().await.len(), 5 + 41);
+}
+
+#[tokio::test]
+async fn bulk_that_waits_for_room_is_told_when_the_node_stops() {
+    let store = Store::create().await;
+    let node = store.node_with(&patient(Limits { queue_max: 2, ..Limits::default() }));
+    let commands = node.commands.clone();
+    let (mut blocker, mut watcher) = (block(&store).await, store.connect(COMMAND).await);
+    let mut first = Box::pin(commands.execute(once(user_of_shard(0), earn(1))));
+    assert!(first.as_mut().now_or_never().is_none());
+    wait_for_a_blocked_append(&mut watcher).await;
+
+    let mut bulk = Box::pin(commands.execute_each(some(3)));
+    assert!(bulk.as_mut().now_or_never().is_none());
+    let all = async { tokio::join!(first, bulk, node.stop(), blocker.execute("ROLLBACK")) };
+    let (first, bulk, ..) = timeout(LONG, all).await.unwrap();
+    first.unwrap();
+    assert!(bulk[0].is_ok(), "it was taken on: {bulk:?}");
+    assert_eq!(bulk[1..], [Err(Failure::Unavailable), Err(Failure::Unavailable)]);
+    assert_eq!(store.log().await.len(), 2);
 }
 
 #[tokio::test]
