@@ -60,10 +60,11 @@ pub struct Tuning {
     /// Executors for each database of the event store.
     #[arg(long, env = "SKYRIFF_EXECUTORS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     executors: u16,
-    /// Commands that may wait for one executor before more are turned away.
+    /// Commands that may wait for one executor before more are turned away. Those of bulk requests may have half of it,
+    /// and an atomic batch no more commands than that.
     #[arg(long, env = "SKYRIFF_QUEUE_MAX", default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     queue_max: u32,
-    /// Commands in one append.
+    /// Commands in one append, unless one atomic batch alone has more.
     #[arg(long, env = "SKYRIFF_BATCH_MAX", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     batch_max: u32,
     /// Memory for streams, in MiB.

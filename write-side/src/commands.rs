@@ -1,8 +1,13 @@
 //! A command on its way: what is handed in, and what comes back.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use skyriff_domain::{
@@ -10,15 +15,11 @@ use skyriff_domain::{
     shard_of,
 };
 use sqlx::postgres::PgConnectOptions;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::executor::{self, Executor, Item, Pending, SnapshotWriter};
+use crate::executor::{self, Executor, Item, Pending, Queue, SnapshotWriter};
 
 /// A command with everything that is fixed when it arrives.
 #[derive(Clone, Debug)]
@@ -147,9 +148,9 @@ pub enum Failure {
 pub struct Limits {
     /// Executors for each database. Few make large batches; two overlap deciding with committing.
     pub executors_per_database: usize,
-    /// Commands that may wait for one executor; more are refused at once.
+    /// Commands that may wait for one executor; more are refused at once. Bulk requests may have half of it.
     pub queue_max: usize,
-    /// Commands in one append.
+    /// Commands in one append, unless one atomic batch alone has more.
     pub batch_max: usize,
     /// Memory for streams, in bytes, over all executors.
     pub cache_bytes_max: usize,
@@ -181,6 +182,14 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Commands of bulk requests that may wait for one executor, which is also how many an atomic batch may have. The
+    /// rest of the queue is always there for commands that come one by one.
+    pub fn bulk_queue_max(&self) -> usize {
+        (self.queue_max / 2).max(1)
+    }
+}
+
 /// One database of the event store and the shards that live there.
 #[derive(Clone, Debug)]
 pub struct EventDatabase {
@@ -194,7 +203,16 @@ pub struct EventDatabase {
 #[derive(Clone, Debug)]
 pub struct Commands {
     shard_count: ShardCount,
-    queues: Arc<HashMap<ShardId, mpsc::Sender<Pending>>>,
+    queues: Arc<Queues>,
+    bulk_queue_max: usize,
+}
+
+/// One for each executor.
+#[derive(Debug, Default)]
+struct Queues {
+    queues: Vec<Queue>,
+    /// Places in `queues`.
+    of_shards: HashMap<ShardId, usize>,
 }
 
 /// The running command side.
@@ -210,7 +228,7 @@ impl CommandSide {
     /// Start the executors. They connect by themselves, and again whenever the connection is lost.
     pub fn start(databases: &[EventDatabase], shard_count: ShardCount, policy: &PointsPolicy, limits: &Limits) -> Self {
         let stop = CancellationToken::new();
-        let mut queues = HashMap::new();
+        let mut queues = Queues::default();
         let mut tasks = Vec::new();
         let executors = databases.len().max(1) * limits.executors_per_database.max(1);
         for database in databases {
@@ -222,10 +240,12 @@ impl CommandSide {
                 let of_this = database.shards.iter().enumerate();
                 let of_this = of_this.filter(|(place, _)| place % limits.executors_per_database.max(1) == index);
                 let shards: Vec<_> = of_this.map(|(_, shard)| *shard).collect();
-                let (queue, waiting) = mpsc::channel(limits.queue_max);
-                queues.extend(shards.iter().map(|shard| (*shard, queue.clone())));
+                let name = format!("{}-{index}", database.options.get_database().unwrap_or("events"));
+                let (queue, waiting) = executor::queue(&name, limits);
+                queues.of_shards.extend(shards.iter().map(|shard| (*shard, queues.queues.len())));
+                queues.queues.push(queue);
                 let settings = executor::Settings {
-                    name: format!("{}-{index}", database.options.get_database().unwrap_or("events")).into(),
+                    name: name.into(),
                     shards,
                     policy: policy.clone(),
                     cache_bytes_max: limits.cache_bytes_max / executors,
@@ -235,7 +255,8 @@ impl CommandSide {
                 tasks.push(tokio::spawn(executor.run(stop.clone())));
             }
         }
-        Self { commands: Commands { shard_count, queues: Arc::new(queues) }, tasks, stop }
+        let commands = Commands { shard_count, queues: Arc::new(queues), bulk_queue_max: limits.bulk_queue_max() };
+        Self { commands, tasks, stop }
     }
 
     /// Take no more commands, answer the ones that wait, and end.
@@ -268,40 +289,32 @@ impl Commands {
     pub async fn execute(&self, submission: Submission) -> Result<Receipt, Failure> {
         let shard = self.shard_of(submission.command.user);
         let (item, answered) = item(submission);
-        let queue = self.queues.get(&shard).ok_or(Failure::Unavailable)?;
-        queue.try_send(Pending::new(vec![item], shard, Instant::now())).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => overloaded(),
-            mpsc::error::TrySendError::Closed(_) => Failure::Unavailable,
-        })?;
+        let (_, queue) = self.queues.of(shard).ok_or(Failure::Unavailable)?;
+        queue.try_send(Pending::new(vec![item], shard, Instant::now())).inspect_err(|failure| counted(failure, 1))?;
         answered.await.unwrap_or(Err(Failure::OutcomeUnknown))
     }
 
-    /// Hand in several commands, each on its own; commands of one user are decided in this order. Where a queue is
-    /// full this waits for room, which slows whoever sends many at once instead of turning away everybody else.
+    /// Hand in several commands, each on its own; commands of one user are decided in this order. They wait for room in
+    /// the share of each queue that bulk requests may have, which slows whoever sends many at once and nobody else.
     pub async fn execute_each(&self, submissions: Vec<Submission>) -> Vec<Result<Receipt, Failure>> {
         let arrived = Instant::now();
-        let mut answers = Vec::with_capacity(submissions.len());
-        let mut full = HashMap::new();
-        for submission in submissions {
+        let mut results: Vec<_> = submissions.iter().map(|_| Err(Failure::Unavailable)).collect();
+        let mut by_queue = BTreeMap::<_, (_, Vec<_>)>::new();
+        for (place, submission) in submissions.into_iter().enumerate() {
             let shard = self.shard_of(submission.command.user);
-            // What comes after a command that found no room must not overtake it.
-            if let Some(failure) = full.get(&shard) {
-                answers.push(Err(Failure::clone(failure)));
-                continue;
+            if let Some((index, queue)) = self.queues.of(shard) {
+                by_queue.entry(index).or_insert((queue, Vec::new())).1.push((place, shard, submission));
             }
-            let (item, answered) = item(submission);
-            let sent = self.send(Pending::new(vec![item], shard, arrived)).await;
-            if let Err(failure) = &sent {
-                full.insert(shard, failure.clone());
-            }
-            answers.push(sent.map(|()| answered));
         }
-        let mut results = Vec::with_capacity(answers.len());
-        for answer in answers {
-            results.push(match answer {
+        let sent = join_all(by_queue.into_values().map(|(queue, group)| send_each(queue, group, arrived))).await;
+        for (place, answer) in sent.into_iter().flatten() {
+            let result = match answer {
                 Ok(answered) => answered.await.unwrap_or(Err(Failure::OutcomeUnknown)),
                 Err(failure) => Err(failure),
-            });
+            };
+            if let Some(slot) = results.get_mut(place) {
+                *slot = result;
+            }
         }
         results
     }
@@ -309,20 +322,34 @@ impl Commands {
     /// Hand in commands of one shard that are recorded together or not at all.
     ///
     /// # Errors
-    /// [`NotOneShard`] when they are of several.
+    /// [`NotTogether`] when they cannot be.
     pub async fn execute_together(
         &self,
         submissions: Vec<Submission>,
-    ) -> Result<Vec<Result<Receipt, Failure>>, NotOneShard> {
+    ) -> Result<Vec<Result<Receipt, Failure>>, NotTogether> {
+        // One with the same id would wait for the first one's answer, which waits for it.
+        let mut ids = HashSet::new();
+        if let Some(twice) = submissions.iter().find(|submission| !ids.insert(submission.id)) {
+            return Err(NotTogether::Repeated(twice.id));
+        }
         let mut shards: Vec<_> = submissions.iter().map(|submission| self.shard_of(submission.command.user)).collect();
         shards.dedup();
         let shard = match shards.as_slice() {
             [] => return Ok(Vec::new()),
             [shard] => *shard,
-            _ => return Err(NotOneShard),
+            _ => return Err(NotTogether::SeveralShards),
         };
+        if submissions.len() > self.bulk_queue_max {
+            return Err(NotTogether::TooMany { max: self.bulk_queue_max });
+        }
         let (items, answers): (Vec<_>, Vec<_>) = submissions.into_iter().map(item).unzip();
-        if let Err(failure) = self.send(Pending::new(items, shard, Instant::now())).await {
+        let arrived = Instant::now();
+        let sent = match self.queues.of(shard) {
+            Some((_, queue)) => queue.send_by(arrived + ROOM_WAIT, Pending::new(items, shard, arrived)).await,
+            None => Err(Failure::Unavailable),
+        };
+        if let Err(failure) = sent {
+            counted(&failure, answers.len());
             return Ok(answers.iter().map(|_| Err(failure.clone())).collect());
         }
         let mut results = Vec::with_capacity(answers.len());
@@ -336,24 +363,60 @@ impl Commands {
     pub fn shard_of(&self, user: UserId) -> ShardId {
         shard_of(user, self.shard_count)
     }
+}
 
-    async fn send(&self, pending: Pending) -> Result<(), Failure> {
-        let queue = self.queues.get(&pending.shard()).ok_or(Failure::Unavailable)?;
-        match tokio::time::timeout(ROOM_WAIT, queue.send(pending)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Failure::Unavailable),
-            Err(_) => Err(overloaded()),
-        }
+impl Queues {
+    fn of(&self, shard: ShardId) -> Option<(usize, &Queue)> {
+        let index = *self.of_shards.get(&shard)?;
+        Some((index, self.queues.get(index)?))
     }
 }
 
-/// How long a command of a bulk request waits for room in a queue.
+/// How long a bulk request waits for room in a queue, for all its commands together.
 const ROOM_WAIT: Duration = Duration::from_secs(5);
 
-/// Commands that are to be recorded together are of several shards.
+/// Why commands cannot be recorded together, whatever they are: a mistake of whoever sends them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the commands of an atomic batch must be of users of one shard")]
-pub struct NotOneShard;
+pub enum NotTogether {
+    /// They are of several shards.
+    #[error("the commands of an atomic batch must be of users of one shard")]
+    SeveralShards,
+    /// One of them is there twice.
+    #[error("a command stands twice in an atomic batch")]
+    Repeated(CommandId),
+    /// They would never find room.
+    #[error("an atomic batch has at most {max} commands")]
+    TooMany {
+        /// As [`Limits::bulk_queue_max`] says.
+        max: usize,
+    },
+}
+
+/// Where an answer comes, if the command was handed in.
+type Sent = Result<oneshot::Receiver<Result<Receipt, Failure>>, Failure>;
+
+/// Hand in commands for one queue, in order; what comes after one that found no room must not overtake it.
+async fn send_each(queue: &Queue, group: Vec<(usize, ShardId, Submission)>, arrived: Instant) -> Vec<(usize, Sent)> {
+    let mut failed = None;
+    let mut sent = Vec::with_capacity(group.len());
+    for (place, shard, submission) in group {
+        let (item, answered) = item(submission);
+        if failed.is_none() {
+            failed = queue.send_by(arrived + ROOM_WAIT, Pending::new(vec![item], shard, arrived)).await.err();
+        }
+        sent.push((
+            place,
+            match &failed {
+                None => Ok(answered),
+                Some(failure) => {
+                    counted(failure, 1);
+                    Err(failure.clone())
+                }
+            },
+        ));
+    }
+    sent
+}
 
 /// An executor that dies takes its queue with it; the closed channel then says that the outcome is unknown.
 fn item(submission: Submission) -> (Item, oneshot::Receiver<Result<Receipt, Failure>>) {
@@ -361,7 +424,10 @@ fn item(submission: Submission) -> (Item, oneshot::Receiver<Result<Receipt, Fail
     (Item { submission, answer }, answered)
 }
 
-fn overloaded() -> Failure {
-    ::metrics::counter!(crate::metrics::OVERLOADED).increment(1);
-    Failure::Overloaded
+/// Commands that were not handed in, if it was for want of room.
+fn counted(failure: &Failure, commands: usize) {
+    if *failure == Failure::Overloaded {
+        let commands = u64::try_from(commands).unwrap_or(u64::MAX);
+        ::metrics::counter!(crate::metrics::OVERLOADED).increment(commands);
+    }
 }

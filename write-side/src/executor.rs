@@ -13,11 +13,13 @@
 //!   executor appended itself or has caught up on.
 //! * Nothing is answered as long as it could still turn out otherwise. When a connection dies in the middle of an
 //!   append, the same commands are decided and appended again under the same ids: what went through is found by its id.
+//!   They are appended half as many at a time, since they may have been too many, and still in their order.
 
 mod cache;
 mod housekeeping;
 mod meters;
 mod pending;
+mod queue;
 mod snapshots;
 
 use std::{
@@ -28,16 +30,19 @@ use std::{
 
 use skyriff_domain::{CommandId, Event, LogPosition, PointsPolicy, Position, ShardId, StreamId};
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::{cache::StreamCache, meters::Meters, pending::take_first_of_each};
+use self::{
+    cache::StreamCache,
+    meters::Meters,
+    pending::{split_off_after, take_first_of_each},
+    queue::Waiting,
+};
 pub(crate) use self::{
     housekeeping::keep_commands,
     pending::{Item, Pending},
+    queue::{Queue, queue},
     snapshots::SnapshotWriter,
 };
 use crate::{
@@ -52,6 +57,8 @@ const OPTIMISTIC_ATTEMPTS: u32 = 2;
 const CONFLICTS_MAX: u32 = 8;
 /// More events of others than this are not read to catch up; the streams in memory are forgotten instead.
 const CATCH_UP_EVENTS_MAX: i64 = 10_000;
+/// Appends grow back by one part in so many each: slowly, since one that is too large is cut off again, after a long wait.
+const GROWTH: usize = 8;
 /// The wait before trying again what the database could not do just now, and its growth.
 const BACK_OFF: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_millis(500);
@@ -83,8 +90,10 @@ struct LogOffset {
 pub(crate) struct Executor {
     settings: Settings,
     options: PgConnectOptions,
-    waiting: mpsc::Receiver<Pending>,
+    waiting: Waiting,
     snapshots: SnapshotWriter,
+    /// Commands in one append: fewer than the limit after an append that was cut off, which may have been too large.
+    at_once: usize,
     connection: Option<PgConnection>,
     /// The server process of this connection, or of the last one that was given up.
     backend: Option<i32>,
@@ -99,12 +108,13 @@ impl Executor {
     pub(crate) fn new(
         settings: Settings,
         options: PgConnectOptions,
-        waiting: mpsc::Receiver<Pending>,
+        waiting: Waiting,
         snapshots: SnapshotWriter,
     ) -> Self {
         let meters = Meters::new(&settings.name);
         let (cache, known) = (StreamCache::default(), BTreeMap::new());
         Self {
+            at_once: settings.limits.batch_max,
             settings,
             options,
             waiting,
@@ -122,24 +132,21 @@ impl Executor {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut closing = false;
         loop {
-            let mut batch = Vec::new();
-            tokio::select! {
+            let batch = tokio::select! {
                 biased;
                 () = stop.cancelled(), if !closing => {
                     self.waiting.close();
                     closing = true;
                     continue;
                 }
-                received = self.waiting.recv_many(&mut batch, self.settings.limits.batch_max) => {
-                    if received == 0 {
-                        break;
-                    }
-                }
+                taken = self.waiting.take(self.at_once) => taken,
+            };
+            if batch.is_empty() {
+                break;
             }
-            self.meters.queue_depth.set(count(self.waiting.len()));
-            self.meters.batch.record(count(batch.len()));
+            self.meters.batch.record(count(pending::commands(&batch)));
             for pending in &batch {
-                self.meters.wait.record(pending.arrived.elapsed());
+                self.meters.wait.record_many(pending.arrived.elapsed(), pending.items.len());
             }
             self.process(batch).await;
             self.tidy();
@@ -149,7 +156,7 @@ impl Executor {
         }
     }
 
-    /// Answer every command of a batch.
+    /// Answer every command of a batch, in one append or, where fewer commands go into one, several.
     async fn process(&mut self, mut todo: Vec<Pending>) {
         let (mut races_lost, mut conflicts, mut back_off) = (0, 0, BACK_OFF);
         loop {
@@ -157,18 +164,24 @@ impl Executor {
             if todo.is_empty() {
                 return;
             }
+            // Nothing overtakes: what comes later is looked at when this has been answered.
+            let later = split_off_after(&mut todo, self.at_once);
+            let commands = pending::commands(&todo);
             let attempt = if races_lost < OPTIMISTIC_ATTEMPTS {
                 self.attempt(&mut todo).await
             } else {
                 self.attempt_with_locks(&mut todo).await
             };
             match attempt {
-                Ok(Attempt::Progress) => {}
+                Ok(Attempt::Progress) => self.more_at_once(commands),
                 Ok(Attempt::Stale) => {
                     races_lost += 1;
                     self.meters.conflicts.increment(1);
                 }
                 Err(StoreError::Lost(error)) => {
+                    if self.connection.is_some() && todo.len() > 1 {
+                        self.at_once = commands / 2;
+                    }
                     self.disconnect(&error);
                     tokio::time::sleep(back_off).await;
                     back_off = (back_off * 2).min(BACK_OFF_MAX);
@@ -198,6 +211,18 @@ impl Executor {
                     todo.drain(..).for_each(|pending| pending.fail(&fault));
                 }
             }
+            if todo.is_empty() {
+                (races_lost, conflicts, back_off) = (0, 0, BACK_OFF);
+            }
+            todo.extend(later);
+        }
+    }
+
+    /// After an append that went through. It says something about larger ones only if it was nearly as large as allowed.
+    fn more_at_once(&mut self, commands: usize) {
+        if commands > self.at_once / 2 {
+            let more = (self.at_once / GROWTH).max(1);
+            self.at_once = (self.at_once + more).min(self.settings.limits.batch_max);
         }
     }
 
@@ -466,11 +491,13 @@ impl Executor {
     async fn append(&mut self, batch: &Batch) -> Result<Appended, StoreError> {
         let started = Instant::now();
         let connection = self.connection.as_mut().ok_or_else(disconnected)?;
-        let locked = &mut self.locked;
+        let (locked, commit_seconds) = (&mut self.locked, &self.meters.commit);
         let append = async {
             let appended = event_store::append(connection, batch).await?;
             if *locked && matches!(appended, Appended::Done { .. }) {
+                let started = Instant::now();
                 event_store::commit(connection).await?;
+                commit_seconds.record(started.elapsed());
                 *locked = false;
             }
             Ok(appended)

@@ -8,12 +8,12 @@ use crate::metrics;
 
 /// Handles that are looked up once.
 pub(super) struct Meters {
-    pub(super) queue_depth: Gauge,
     pub(super) batch: Histogram,
     pub(super) wait: Histogram,
     pub(super) load: Histogram,
     pub(super) decide: Histogram,
     pub(super) append: Histogram,
+    pub(super) commit: Histogram,
     pub(super) conflicts: Counter,
     pub(super) caught_up: Counter,
     pub(super) hits: Counter,
@@ -26,12 +26,12 @@ impl Meters {
     pub(super) fn new(name: &Arc<str>) -> Self {
         let label = || [("executor", name.to_string())];
         Self {
-            queue_depth: gauge!(metrics::QUEUE_DEPTH, &label()),
             batch: histogram!(metrics::BATCH_COMMANDS, &label()),
             wait: histogram!(metrics::WAIT_SECONDS, &label()),
             load: histogram!(metrics::LOAD_SECONDS, &label()),
             decide: histogram!(metrics::DECIDE_SECONDS, &label()),
             append: histogram!(metrics::APPEND_SECONDS, &label()),
+            commit: histogram!(metrics::COMMIT_SECONDS, &label()),
             conflicts: counter!(metrics::CONFLICTS, &label()),
             caught_up: counter!(metrics::CAUGHT_UP, &label()),
             hits: counter!(metrics::CACHE_HITS, &label()),

@@ -6,6 +6,7 @@ use ::metrics::counter;
 use skyriff_domain::{CommandId, ShardId, StreamId};
 use tokio::{sync::oneshot, time::Instant};
 
+use super::queue::Places;
 use crate::{Failure, Receipt, Submission, metrics};
 
 /// Commands that wait for their answers: one, or several that are recorded together or not at all.
@@ -16,6 +17,8 @@ pub(crate) struct Pending {
     pub(super) arrived: Instant,
     /// Whether an append that had them was cut off, and may have gone through.
     pub(super) attempted: bool,
+    /// While it waits in a queue.
+    pub(super) places: Option<Places>,
 }
 
 /// One command and whoever waits for its answer.
@@ -29,11 +32,7 @@ impl Pending {
     /// Commands of one request arrive at one moment, so that they also run out of time at one: none is given up before
     /// one that came after it.
     pub(crate) fn new(items: Vec<Item>, shard: ShardId, arrived: Instant) -> Self {
-        Self { items, shard, arrived, attempted: false }
-    }
-
-    pub(crate) fn shard(&self) -> ShardId {
-        self.shard
+        Self { items, shard, arrived, attempted: false, places: None }
     }
 
     pub(super) fn streams(&self) -> impl Iterator<Item = StreamId> {
@@ -67,6 +66,22 @@ impl Item {
         counter!(metrics::COMMANDS, "outcome" => outcome).increment(1);
         self.answer.send(answer).ok();
     }
+}
+
+/// How many commands these are.
+pub(super) fn commands(all: &[Pending]) -> usize {
+    all.iter().map(|pending| pending.items.len()).sum()
+}
+
+/// Keep as many as have so many commands together, or one that has more; the rest, in its order.
+pub(super) fn split_off_after(all: &mut Vec<Pending>, commands_max: usize) -> Vec<Pending> {
+    let mut commands = 0;
+    let fits = |pending: &&Pending| {
+        commands += pending.items.len();
+        commands <= commands_max
+    };
+    let fitting = all.iter().take_while(fits).count();
+    all.split_off(fitting.max(1).min(all.len()))
 }
 
 /// Take the first command of each id out; a second one with the same id waits for the first one's answer to be found.

@@ -1,6 +1,6 @@
 //! Many commands in one request: up to a thousand in a JSON body, or any number as NDJSON, line by line in and out.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use axum::{
     body::{Body, BodyDataStream, Bytes},
@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::submit::{AcceptedBody, Asked, is_key, problem, submission};
-use crate::{Commands, Failure, Receipt, Submission};
+use crate::{Commands, Failure, Receipt, Submission, commands::NotTogether};
 
 /// Commands in one JSON body, and lines of NDJSON that are under way at once.
 const COMMANDS_MAX: usize = 1_000;
@@ -69,7 +69,9 @@ impl TryFrom<Map<String, Value>> for BulkCommand {
     /// By hand, since serde cannot flatten and refuse unknown members at once.
     fn try_from(mut members: Map<String, Value>) -> Result<Self, serde_json::Error> {
         let mut take = |name: &'static str| members.remove(name).ok_or_else(|| serde_json::Error::missing_field(name));
-        let (idempotency_key, user) = (take("idempotency_key")?, take("user")?);
+        // Without a key it is as with an empty one: the problem is the one that a single command has.
+        let idempotency_key = take("idempotency_key").unwrap_or_else(|_| Value::String(String::new()));
+        let user = take("user")?;
         let occurred_at = take("occurred_at").unwrap_or_default();
         Ok(Self {
             idempotency_key: serde_json::from_value(idempotency_key)?,
@@ -189,7 +191,8 @@ impl BulkSender {
         let malformed = |error: serde_json::Error| Problem::new(&Kind::MALFORMED).detail(error.to_string());
         let BulkCommand { idempotency_key, user, occurred_at, what } = serde_json::from_str(text).map_err(malformed)?;
         if !is_key(&idempotency_key) {
-            return Err(Problem::new(&Kind::KEY_MISSING));
+            let detail = "the member idempotency_key is 1 to 255 printable ASCII characters";
+            return Err(Problem::new(&Kind::KEY_MISSING).detail(detail));
         }
         let (right, intent) = what.asked();
         submission(&self.caller, &self.context, &idempotency_key, Asked { right, user, said_at: occurred_at, intent })
@@ -223,12 +226,13 @@ impl BulkSender {
             return Ok(parsed.into_iter().map(|parsed| Err(parsed.err().unwrap_or_else(others))).collect());
         }
         let submissions: Vec<_> = parsed.into_iter().flatten().collect();
-        let mut keys = HashSet::new();
-        if !submissions.iter().all(|submission| keys.insert(submission.id)) {
-            return Err(Problem::new(&Kind::MALFORMED).detail("an idempotency key stands twice in an atomic batch"));
-        }
-        let results = self.commands.execute_together(submissions).await;
-        let results = results.map_err(|_| Problem::new(&Kind::SHARDS_MIXED))?;
+        let results = self.commands.execute_together(submissions).await.map_err(|error| match error {
+            NotTogether::SeveralShards => Problem::new(&Kind::SHARDS_MIXED),
+            NotTogether::Repeated(_) => {
+                Problem::new(&Kind::MALFORMED).detail("an idempotency key stands twice in an atomic batch")
+            }
+            NotTogether::TooMany { .. } => Problem::new(&Kind::MALFORMED).detail(error.to_string()),
+        })?;
         Ok(results.into_iter().map(|result| result.map_err(problem)).collect())
     }
 

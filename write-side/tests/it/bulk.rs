@@ -64,6 +64,15 @@ async fn each_command_has_its_own_result_in_order() {
     assert_eq!(answer.body["results"][7]["recorded"].as_array().unwrap().len(), 2);
     let log = store.log().await;
     assert_eq!((available(&log, user), available(&log, other)), (0, 7));
+
+    let mut without_key = earn("", user, 1);
+    without_key.as_object_mut().unwrap().remove("idempotency_key");
+    let answer = api.service(PATH, json!({ "commands": [without_key, earn("\t", user, 1)] })).await;
+    for result in answer.body["results"].as_array().unwrap() {
+        assert_eq!(result["problem"]["type"], "/problems/idempotency-key-missing");
+        let detail = result["problem"]["detail"].as_str().unwrap();
+        assert!(detail.contains("the member idempotency_key"), "{detail}");
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use skyriff_domain::UserId;
 use skyriff_postgres::databases::COMMAND;
 use skyriff_write_side::{CommandSide, Failure, commands::Limits};
 use sqlx::Executor;
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     proxy::{APPEND, COMMIT, Fate, Proxy},
@@ -64,6 +64,73 @@ async fn an_append_that_is_cut_off_is_found_or_done_again_and_answered_as_if_not
         node.commands.execute(once(user, earn(1))).await.unwrap();
     }
     assert_eq!(store.log().await.len(), 1 + 5 * 24);
+}
+
+/// Many commands of one user in one append, which meets its fate; how many commands each append that went through had.
+async fn appends_of(limits: &Limits, commands: usize, slow: bool, fates: Vec<Fate>) -> Vec<usize> {
+    let store = Store::create().await;
+    let (proxy, node) = behind_proxy(&store, limits).await;
+    let (user, neighbour) = (user_of_shard(0), user_of_shard(0));
+    if slow {
+        // An append of more than two events takes longer than anybody waits.
+        let mut owner = store.owner().await;
+        owner
+            .execute(
+                "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                     IF (SELECT count(*) FROM new) > 2 THEN PERFORM pg_sleep(60); END IF;
+                     RETURN NULL;
+                 END $$;
+                 CREATE TRIGGER slow AFTER INSERT ON events REFERENCING NEW TABLE AS new
+                     FOR EACH STATEMENT EXECUTE FUNCTION slow()",
+            )
+            .await
+            .unwrap();
+    }
+    // They gather while the one before them is under way.
+    let ((started, has_started), (go, wait)) = (oneshot::channel(), oneshot::channel());
+    let wait = async move {
+        started.send(()).unwrap();
+        wait.await.unwrap()
+    };
+    proxy.next(APPEND, Fate::First(wait.boxed()));
+    fates.into_iter().for_each(|fate| proxy.next(APPEND, fate));
+    let mut first = Box::pin(node.commands.execute(once(neighbour, earn(1))));
+    assert!(first.as_mut().now_or_never().is_none());
+    has_started.await.unwrap();
+    let mut gathered: Vec<_> = (0..commands)
+        .map(|number| Box::pin(node.commands.execute(on_account(&number.to_string(), user, earn(1)))))
+        .collect();
+    assert!(gathered.iter_mut().all(|one| one.as_mut().now_or_never().is_none()));
+    go.send(()).unwrap();
+    first.await.unwrap();
+    let results = timeout(LONG, join_all(gathered)).await.expect("answered in time");
+    assert!(proxy.script_is_done());
+
+    let log = store.log().await;
+    assert_eq!(log.len(), 1 + commands, "each is recorded once");
+    for (sequence, result) in (1..).zip(results) {
+        let receipt = result.unwrap();
+        assert!(!receipt.replayed);
+        assert_in_log(&log, &receipt);
+        assert_eq!(receipt.recorded[0].sequence, sequence, "nothing overtakes");
+    }
+    log[1..].chunk_by(|one, next| one.recorded_at == next.recorded_at).map(<[_]>::len).collect()
+}
+
+#[tokio::test]
+async fn what_was_cut_off_is_tried_again_half_as_much_at_a_time_and_then_more_again() {
+    let limits = Limits::default();
+    assert_eq!(appends_of(&limits, 8, false, vec![Fate::CutBefore]).await, [4, 4]);
+    assert_eq!(appends_of(&limits, 8, false, vec![Fate::CutUnderway]).await.iter().sum::<usize>(), 8);
+    assert_eq!(appends_of(&limits, 8, false, vec![Fate::CutAfter]).await, [8]);
+    assert_eq!(appends_of(&limits, 12, false, vec![Fate::CutBefore, Fate::CutBefore]).await, [3, 4, 5]);
+    assert_eq!(appends_of(&limits, 9, false, vec![Fate::CutBefore, Fate::CutAfter]).await, [4, 4, 1]);
+}
+
+#[tokio::test]
+async fn an_append_that_is_too_large_for_its_time_becomes_smaller() {
+    let limits = Limits { append_timeout: Duration::from_millis(500), patience: LONG, ..Limits::default() };
+    assert_eq!(appends_of(&limits, 8, true, vec![]).await, [2, 1, 2, 1, 2]);
 }
 
 #[tokio::test]

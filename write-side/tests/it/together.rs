@@ -1,6 +1,7 @@
 //! Commands that are recorded together or not at all.
 
-use skyriff_write_side::Failure;
+use futures::FutureExt;
+use skyriff_write_side::{Failure, commands::NotTogether};
 
 use crate::store::{Store, assert_in_log, available, earn, insufficient, on_account, once, spend, user_of_shard};
 
@@ -32,7 +33,11 @@ async fn commands_of_one_shard_are_recorded_together_or_not_at_all() {
     }
     let log = store.log().await;
     assert_eq!((log.len(), available(&log, one), available(&log, two)), (5, 0, 1));
-    assert!(node.commands.execute_together(vec![once(one, earn(1)), once(user_of_shard(4), earn(1))]).await.is_err());
+    let mixed = node.commands.execute_together(vec![once(one, earn(1)), once(user_of_shard(4), earn(1))]).await;
+    assert_eq!(mixed, Err(NotTogether::SeveralShards));
+    let twice = once(one, earn(1));
+    let repeated = node.commands.execute_together(vec![twice.clone(), once(one, earn(1)), twice.clone()]);
+    assert_eq!(repeated.now_or_never(), Some(Err(NotTogether::Repeated(twice.id))), "at once");
 
     // A key of another command spoils the whole batch, and nothing of it is recorded.
     let reused = together(vec![on_account("a", one, earn(9)), once(one, earn(1))]).await;
