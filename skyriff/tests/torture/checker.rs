@@ -13,28 +13,37 @@ use crate::{
     refusals,
 };
 
+/// So many violations are told; that there are more is counted.
+const TOLD_MAX: usize = 3;
+
 pub fn check(log: &Log, history: &[Entry]) -> Result<()> {
+    let mut violations = Vec::new();
+    let mut note = |checked: Result<()>| violations.extend(checked.err().map(|error| format!("{error:#}")));
+
     let acknowledged_at: HashMap<_, _> = history.iter().flat_map(acknowledged).collect();
     let nothing = Recorded::default();
     let mut found = 0;
+    let mut together: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
     for entry in history {
         let recorded = log.by_command.get(&entry.command_id).unwrap_or(&nothing);
         found += usize::from(!recorded.positions.is_empty());
         let account = log.accounts.get(&entry.ask.user);
-        one(entry, recorded, account, &acknowledged_at).with_context(|| format!("{entry:?}"))?;
-    }
-    ensure!(found == log.by_command.len(), "the log has commands that nobody sent");
-
-    let mut together: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
-    for entry in history {
+        note(one(entry, recorded, account, &acknowledged_at).with_context(|| format!("{entry:?}")));
         if let Some(batch) = &entry.together {
             together.entry(batch).or_default().push(entry);
         }
     }
     for (batch, entries) in together {
         let recorded: Vec<_> = entries.iter().filter_map(|entry| log.by_command.get(&entry.command_id)).collect();
-        all_or_nothing(&entries, &recorded).with_context(|| format!("atomic batch {batch}: {entries:#?}"))?;
+        note(all_or_nothing(&entries, &recorded).with_context(|| format!("atomic batch {batch}: {entries:?}")));
     }
+    ensure!(
+        violations.is_empty(),
+        "{} violations: {:#?}",
+        violations.len(),
+        violations.iter().take(TOLD_MAX).collect::<Vec<_>>()
+    );
+    ensure!(found == log.by_command.len(), "the log has commands that nobody sent");
     Ok(())
 }
 

@@ -79,7 +79,7 @@ async fn torture(seed: u64, time: Duration) -> Result<()> {
     if result.is_ok() {
         std::fs::remove_dir_all(&folder)?;
     } else {
-        println!("data and logs are kept in {}", folder.display());
+        println!("data, logs and history are kept in {}", folder.display());
     }
     result
 }
@@ -128,6 +128,9 @@ async fn torture_on(cluster: &Cluster, folder: &Path, seed: u64, time: Duration,
     let tally = Tally::new(&history, &deeds, wire.overloaded(), with_standby);
     println!("{}", tally.text());
 
+    // Deleted with the folder when all is well.
+    let lines: String = history.iter().map(|entry| format!("{entry:?}\n")).collect();
+    std::fs::write(folder.join("history.txt"), lines)?;
     let log = Log::read(server).await?;
     checker::check(&log, &history)?;
     let audit = nodes.audit().await?;

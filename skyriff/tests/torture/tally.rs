@@ -11,7 +11,7 @@ use crate::{
     nemesis::Deeds,
 };
 
-/// What a normal answer may take, and more than a full queue may take to say so, by far.
+/// A tenth of the patience that a command has when the store is away.
 const OVERLOADED_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
