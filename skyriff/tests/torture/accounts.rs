@@ -23,20 +23,26 @@ pub struct Step {
 #[derive(Default)]
 pub struct Part {
     left: Buckets,
-    history: Vec<(usize, i64)>,
-    /// Of a hold.
-    pub expires_at: Option<DateTime<Utc>>,
+    /// Of a hold. Another one may have the same id later.
+    expires_at: Option<DateTime<Utc>>,
+    history: Vec<(usize, i64, Option<DateTime<Utc>>)>,
 }
 
 impl Part {
     /// What was left of it after so many steps of the account.
     pub fn left_after(&self, steps: usize) -> i64 {
-        self.history.iter().rev().find(|(since, _)| *since <= steps).map_or(0, |(_, left)| *left)
+        self.history.iter().rev().find(|(since, ..)| *since <= steps).map_or(0, |(_, left, _)| *left)
+    }
+
+    /// Whether the hold that there was after so many steps is over at a time, though the log says so only later.
+    pub fn is_over(&self, steps: usize, at: DateTime<Utc>) -> bool {
+        let expires_at = self.history.iter().rev().find(|(since, ..)| *since <= steps).and_then(|(.., end)| *end);
+        expires_at.is_some_and(|end| end <= at)
     }
 
     fn change(&mut self, by: Buckets, sign: i64, step: usize) -> Result<()> {
         move_points(&mut self.left, by, sign)?;
-        self.history.push((step, self.left.iter().sum()));
+        self.history.push((step, self.left.iter().sum(), self.expires_at));
         Ok(())
     }
 }
@@ -79,8 +85,8 @@ impl Account {
                 move_points(&mut self.held, taken, 1)?;
                 let hold = self.holds.entry(id("hold")?).or_default();
                 ensure!(hold.left == [0; 3], "it is held already");
-                hold.change(taken, 1, step)?;
                 hold.expires_at = Some(serde_json::from_value(event["expires_at"].clone())?);
+                hold.change(taken, 1, step)?;
             }
             "captured" | "released" => {
                 let part = buckets(&event[if name == "captured" { "taken" } else { "returned" }]);

@@ -27,6 +27,9 @@ pub fn check(
     let left = |part: Option<&Part>, is: &dyn Fn(i64) -> bool| {
         moments.clone().any(|moment| is(part.map_or(0, |part| part.left_after(moment))))
     };
+    let was_over = |hold: Option<&Part>| {
+        moments.clone().any(|moment| hold.is_some_and(|hold| hold.is_over(moment, entry.answered_at)))
+    };
     let right = match (kind, entry.ask.what) {
         ("insufficient-points", What::Spend { .. } | What::Hold { .. }) => {
             moments.clone().any(|moment| account.available_after(moment) < entry.needs)
@@ -37,11 +40,11 @@ pub fn check(
         ("refused", What::Hold { hold, .. }) => left(account.holds.get(&hold), &|left| left > 0),
         ("refused", What::Capture { hold, points }) => {
             let hold = account.holds.get(&hold);
-            left(hold, &|left| left < points.unwrap_or(1)) || was_over(hold, entry.answered_at)
+            left(hold, &|left| left < points.unwrap_or(1)) || was_over(hold)
         }
         ("refused", What::Release { hold }) => {
             let hold = account.holds.get(&hold);
-            left(hold, &|left| left < 1) || was_over(hold, entry.answered_at)
+            left(hold, &|left| left < 1) || was_over(hold)
         }
         ("refused", What::Refund { spend, points }) => {
             left(account.spends.get(&spend), &|left| left < points.unwrap_or(1))
@@ -51,11 +54,6 @@ pub fn check(
     };
     ensure!(right, "was refused ({kind}), and at no moment while it was asked was there a reason");
     Ok(())
-}
-
-/// A hold ends by itself, though the log says so only later.
-fn was_over(hold: Option<&Part>, at: DateTime<Utc>) -> bool {
-    hold.and_then(|hold| hold.expires_at).is_some_and(|end| end <= at)
 }
 
 /// As numbers of steps.
