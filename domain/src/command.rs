@@ -1,7 +1,7 @@
 //! What one request may change at once: the streams of one user, decided together and appended together.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Event, OrderId, Points, PointsPolicy, StreamId, Streams, UserId, points_account, points_account::Action,
@@ -33,8 +33,9 @@ pub enum Intent {
     },
 }
 
-/// Why a command was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a command was refused. Kept as JSON for as long as the command's key is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// By the account.
     #[error(transparent)]
@@ -139,5 +140,23 @@ mod tests {
         let too_much =
             Err(Refusal::Points(points_account::Refusal::AmountOutOfRange { max: PointsPolicy::default().amount_max }));
         assert_eq!(decide(&recharge(2_000_000_000), &[]), too_much, "the account's refusal leaves the order alone");
+    }
+    /// Refusals are kept beside their keys, so a node must read what another version has written.
+    #[test]
+    fn refusals_keep_their_json() {
+        let insufficient = points_account::Refusal::InsufficientPoints {
+            asked: 50.try_into().unwrap(),
+            available: 7.try_into().unwrap(),
+        };
+        let refusals = [
+            (insufficient.into(), r#"{"points":{"insufficient_points":{"asked":50,"available":7}}}"#),
+            (points_account::Refusal::AccountFull.into(), r#"{"points":"account_full"}"#),
+            (recharge_order::Refusal::OrderMismatch.into(), r#"{"recharge_order":"order_mismatch"}"#),
+        ];
+        for (refusal, json) in refusals {
+            let refusal: Refusal = refusal;
+            assert_eq!(serde_json::to_string(&refusal).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Refusal>(json).unwrap(), refusal);
+        }
     }
 }

@@ -223,7 +223,8 @@ pub enum ReleaseCause {
 }
 
 /// Why an account said no.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// One check-in a UTC day.
     #[error("already checked in on {day}")]

@@ -38,7 +38,8 @@ pub enum Event {
 }
 
 /// Why an order said no.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// The order was credited before, to another user or with another amount.
     #[error("this order was credited before, to another user or with another amount")]

@@ -23,7 +23,7 @@ use utoipa_swagger_ui::SwaggerUi;
         title = "SkyRiff",
         description = "Commands append events; queries read what became of them.\n\n\
             Every command needs an `Idempotency-Key`: sent again with the same key and body it is answered as the \
-            first time and never applied twice. An accepted command answers with `Skyriff-Position`; send it as \
+            first time, be it yes or no, and never applied twice. An accepted command answers with `Skyriff-Position`; send it as \
             `Skyriff-At-Least` with a query to read your own write. Everything that goes wrong is \
             `application/problem+json` (RFC 9457) with a stable `type`."
     ),

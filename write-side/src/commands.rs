@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use skyriff_domain::{
     Command, CommandId, Intent, LogPosition, Metadata, PointsPolicy, Refusal, ShardCount, ShardId, StreamId, UserId,
@@ -84,12 +84,41 @@ pub struct Recorded {
     pub recorded_at: DateTime<Utc>,
 }
 
+/// How the rules refused a command. Remembered under its id for as long as an acceptance is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refused {
+    /// A rule said no.
+    ByRule(Refusal),
+    /// It was to be recorded together with one that a rule said no to.
+    Together,
+}
+
+impl Refused {
+    /// As kept beside the command's id.
+    ///
+    /// # Errors
+    /// None for the refusals there are; the signature is serde's.
+    pub(crate) fn encode(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+
+    /// # Errors
+    /// When it was written by a version that knows other refusals.
+    pub(crate) fn decode(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+}
+
 /// Why a command was not accepted.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Failure {
-    /// A rule said no; nothing was recorded.
+    /// A rule said no; no event was recorded.
     #[error(transparent)]
     Refused(Refusal),
+    /// A rule said no to an earlier attempt, and this is its answer again.
+    #[error(transparent)]
+    RefusedBefore(Refusal),
     /// The command itself could have been accepted, but not the ones that it was to be recorded together with.
     #[error("another command of the same atomic batch was refused")]
     RefusedTogether,

@@ -6,7 +6,7 @@ mod replay;
 mod session;
 mod snapshot;
 
-pub use append::{Accepted, Appended, Batch, NewEvent, append};
+pub use append::{Appended, Batch, NewEvent, Outcome, append};
 pub use load::{Loaded, catch_up, heads, load};
 pub use replay::{FirstAnswer, first_answers};
 pub use session::{

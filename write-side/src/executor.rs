@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use skyriff_domain::{CommandId, Event, LogPosition, PointsPolicy, Position, Refusal, ShardId, StreamId};
+use skyriff_domain::{CommandId, Event, LogPosition, PointsPolicy, Position, ShardId, StreamId};
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::mpsc,
@@ -41,9 +41,9 @@ pub(crate) use self::{
     snapshots::SnapshotWriter,
 };
 use crate::{
-    Failure, Receipt, Recorded, Submission,
+    Failure, Receipt, Recorded, Refused, Submission,
     commands::Limits,
-    event_store::{self, Accepted, Appended, Batch, NewEvent, StoreError},
+    event_store::{self, Appended, Batch, NewEvent, Outcome, StoreError},
 };
 
 /// How often a batch may lose a race before it takes the locks first.
@@ -69,13 +69,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
 }
 
-/// What was decided for the commands of one [`Pending`].
-enum Decided {
-    /// Of each: its last event, and how many it records.
-    Accepted(Vec<(LogOffset, usize)>),
-    /// All of them, because of this one.
-    Refused { item: usize, refusal: Refusal },
-}
+/// What was decided for one command: its last event and how many it records, or why it was refused.
+type Decided = Result<(LogOffset, usize), Refused>;
 
 /// A place in the batch: which of its shards, and how many of the batch's events there are up to it.
 #[derive(Clone, Copy)]
@@ -304,9 +299,7 @@ impl Executor {
                     batch.streams.iter().for_each(|(stream, _)| self.cache.forget(stream));
                 }
                 if matches!(error, StoreError::Lost(_)) {
-                    for (pending, decided) in waiting.iter_mut().zip(&decided) {
-                        pending.attempted |= matches!(decided, Decided::Accepted(_));
-                    }
+                    waiting.iter_mut().for_each(|pending| pending.attempted = true);
                 }
                 todo.splice(0..0, waiting);
                 Err(error)
@@ -329,14 +322,22 @@ impl Executor {
             let is_other = |item: &Item| {
                 answers.get(&item.id()).is_some_and(|first| first.fingerprint != item.submission.fingerprint)
             };
-            // A key of another command spoils its company too: the rest alone is not what was asked for.
-            let spoilt = pending.items.iter().any(is_other);
+            let was_refused = |item: &Item| answers.get(&item.id()).is_some_and(|first| first.answer.is_err());
+            // A key of another command spoils its company too, and so does one that was refused: the rest alone is not
+            // what was asked for.
+            let spoilt = pending.items.iter().any(|item| is_other(item) || was_refused(item));
             for item in pending.items.extract_if(.., |item| spoilt || answers.contains_key(&item.submission.id)) {
-                match answers.get(&item.id()) {
-                    Some(_) if is_other(&item) => item.answer(Err(Failure::KeyReused)),
-                    Some(first) => item.answer(Ok(Receipt { replayed, ..first.receipt.clone() })),
-                    None => item.answer(Err(Failure::RefusedTogether)),
-                }
+                let answer = match answers.get(&item.id()) {
+                    Some(_) if is_other(&item) => Err(Failure::KeyReused),
+                    Some(first) => match &first.answer {
+                        Ok(receipt) => Ok(Receipt { replayed, ..receipt.clone() }),
+                        Err(Refused::ByRule(refusal)) if replayed => Err(Failure::RefusedBefore(refusal.clone())),
+                        Err(Refused::ByRule(refusal)) => Err(Failure::Refused(refusal.clone())),
+                        Err(Refused::Together) => Err(Failure::RefusedTogether),
+                    },
+                    None => Err(Failure::RefusedTogether),
+                };
+                item.answer(answer);
             }
         }
         todo.retain(|pending| !pending.items.is_empty());
@@ -368,7 +369,7 @@ impl Executor {
     }
 
     /// Decide each command in turn, each on what the ones before it recorded.
-    fn decide(&mut self, waiting: &[Pending]) -> (Batch, Vec<Decided>) {
+    fn decide(&mut self, waiting: &[Pending]) -> (Batch, Vec<Vec<Decided>>) {
         let mut batch = Batch::default();
         let mut places = BTreeMap::new();
         for pending in waiting {
@@ -391,25 +392,37 @@ impl Executor {
         (batch, decided)
     }
 
-    /// Decide the commands of one [`Pending`]; after a refusal, batch and memory are as before.
-    fn decide_together(&mut self, pending: &Pending, shard: usize, batch: &mut Batch) -> Decided {
+    /// Decide the commands of one [`Pending`]: all are accepted, or all are refused and memory is as before.
+    fn decide_together(&mut self, pending: &Pending, shard: usize, batch: &mut Batch) -> Vec<Decided> {
         // A lone command changes nothing before it is decided, so there is nothing to go back to.
         let before = (pending.items.len() > 1).then(|| self.cache.remember(pending.streams()));
-        let (events_before, accepted_before) = (batch.events.len(), batch.accepted.len());
-        let mut accepted = Vec::with_capacity(pending.items.len());
-        for (item, Item { submission, .. }) in pending.items.iter().enumerate() {
+        let (events_before, outcomes_before) = (batch.events.len(), batch.outcomes.len());
+        let mut decided = Vec::with_capacity(pending.items.len());
+        for (place, Item { submission, .. }) in pending.items.iter().enumerate() {
             match submission.command.decide(&self.cache, &self.settings.policy) {
-                Ok(events) => accepted.push(self.accept(submission, events, shard, batch)),
+                Ok(events) => decided.push(Ok(self.accept(submission, events, shard, batch))),
                 Err(refusal) => {
                     batch.events.truncate(events_before);
-                    batch.accepted.truncate(accepted_before);
-                    batch.refused.extend(pending.items.iter().map(Item::id));
+                    batch.outcomes.truncate(outcomes_before);
                     self.cache.restore(before.unwrap_or_default());
-                    return Decided::Refused { item, refusal };
+                    let mut refused = vec![Refused::Together; pending.items.len()];
+                    if let Some(own) = refused.get_mut(place) {
+                        *own = Refused::ByRule(refusal);
+                    }
+                    let last_offset = batch.last_offset(shard);
+                    batch.outcomes.extend(pending.items.iter().zip(&refused).map(|(item, refused)| Outcome {
+                        id: item.id(),
+                        fingerprint: item.submission.fingerprint,
+                        shard,
+                        last_offset,
+                        events: 0,
+                        refused: Some(refused.clone()),
+                    }));
+                    return refused.into_iter().map(Err).collect();
                 }
             }
         }
-        Decided::Accepted(accepted)
+        decided
     }
 
     /// Put what a command records into the batch and into memory.
@@ -438,12 +451,13 @@ impl Executor {
                 occurred_at: submission.command.at,
             });
         }
-        batch.accepted.push(Accepted {
+        batch.outcomes.push(Outcome {
             id: submission.id,
             fingerprint: submission.fingerprint,
             shard,
             last_offset: last.offset,
             events: i32::try_from(recorded).unwrap_or(i32::MAX),
+            refused: None,
         });
         (last, recorded)
     }
@@ -577,10 +591,10 @@ enum Attempt {
 /// Tell everybody what came of their command.
 fn answer(
     waiting: Vec<Pending>,
-    decided: Vec<Decided>,
+    decided: Vec<Vec<Decided>>,
     batch: Batch,
     heads: &[Position],
-    recorded_at: Option<chrono::DateTime<chrono::Utc>>,
+    recorded_at: chrono::DateTime<chrono::Utc>,
 ) {
     let position = |at: LogOffset| {
         let (shard, head) = (batch.shards.get(at.shard), heads.get(at.shard));
@@ -590,29 +604,24 @@ fn answer(
         }
     };
     let mut new_events = batch.events.into_iter();
-    for (pending, decided) in waiting.into_iter().zip(decided) {
-        match decided {
-            Decided::Refused { item: refused, refusal } => {
-                for (index, item) in pending.items.into_iter().enumerate() {
-                    let own = index == refused;
-                    item.answer(Err(if own { Failure::Refused(refusal.clone()) } else { Failure::RefusedTogether }));
-                }
+    let items = waiting.into_iter().flat_map(|pending| pending.items);
+    for (item, decided) in items.zip(decided.into_iter().flatten()) {
+        item.answer(match decided {
+            Ok((last, events)) => {
+                let recorded = new_events.by_ref().take(events).map(|event| Recorded {
+                    position: position(LogOffset { shard: event.shard, offset: event.offset }),
+                    stream: event.stream,
+                    sequence: event.sequence,
+                    payload: event.payload,
+                    occurred_at: event.occurred_at,
+                    recorded_at,
+                });
+                let recorded = recorded.collect();
+                Ok(Receipt { position: position(last), recorded, replayed: false })
             }
-            Decided::Accepted(accepted) => {
-                for (item, (last, events)) in pending.items.into_iter().zip(accepted) {
-                    let recorded = new_events.by_ref().take(events).map(|event| Recorded {
-                        position: position(LogOffset { shard: event.shard, offset: event.offset }),
-                        stream: event.stream,
-                        sequence: event.sequence,
-                        payload: event.payload,
-                        occurred_at: event.occurred_at,
-                        recorded_at: recorded_at.unwrap_or(event.occurred_at),
-                    });
-                    let recorded = recorded.collect();
-                    item.answer(Ok(Receipt { position: position(last), recorded, replayed: false }));
-                }
-            }
-        }
+            Err(Refused::ByRule(refusal)) => Err(Failure::Refused(refusal)),
+            Err(Refused::Together) => Err(Failure::RefusedTogether),
+        });
     }
 }
 

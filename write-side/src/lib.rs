@@ -11,4 +11,4 @@ pub mod executor;
 pub mod http;
 pub mod metrics;
 
-pub use commands::{CommandSide, Commands, Failure, Fingerprint, Receipt, Recorded, Submission};
+pub use commands::{CommandSide, Commands, Failure, Fingerprint, Receipt, Recorded, Refused, Submission};

@@ -94,7 +94,7 @@ impl Log {
         let number = i16::try_from(shard.0).unwrap();
         let of_events = |f: fn(&(StreamId, Event)) -> String| events.iter().map(f).collect::<Vec<_>>();
         let outcome: String = sqlx::query_scalar(
-            "SELECT outcome FROM append($1, $2, $3, '{}', '{}', '{}', $4, $4, $1, $3, $5, '{}',
+            "SELECT outcome FROM append($1, $2, '{}', '{}', '{}', $4, $4, '{1}', $3, $5, '{NULL}',
                                         $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         )
         .bind([number])
@@ -102,7 +102,7 @@ impl Log {
         .bind([count])
         .bind([Uuid::new_v4()])
         .bind([i32::try_from(count).unwrap()])
-        .bind(vec![number; events.len()])
+        .bind(vec![1_i32; events.len()])
         .bind((1..=count).collect::<Vec<_>>())
         .bind(of_events(|(stream, _)| stream.aggregate_type().to_owned()))
         .bind(of_events(|(stream, _)| stream.aggregate_id()))

@@ -5,12 +5,15 @@ use std::{borrow::Cow, fmt};
 
 use axum::{
     extract::Path,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
+
+/// On an answer that is the one to an earlier attempt with the same key.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// A kind of problem: its name is part of the API and is never given to another meaning.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,15 +63,15 @@ kinds! {
     KEY_REUSED = UNPROCESSABLE_ENTITY "idempotency-key-reused", "This key was used for another command",
         "Use a new key for a new command.";
     REFUSED = CONFLICT "refused", "The rules do not allow this now",
-        "See detail for the rule.";
+        "See detail for the rule; to ask again later, take a new Idempotency-Key.";
     REFUSED_TOGETHER = CONFLICT "refused-together", "Another command of the same atomic batch was refused",
-        "Look for the one that was refused by itself; nothing of the batch was recorded.";
+        "Look for the one that was refused by itself; no event of the batch was recorded. To ask again, take new keys.";
     SHARDS_MIXED = UNPROCESSABLE_ENTITY "shards-mixed", "An atomic batch is of users of several shards",
         "Send the commands of each user in a batch of their own.";
     OUT_OF_RANGE = UNPROCESSABLE_ENTITY "out-of-range", "A value is outside its limits",
         "See detail for the limits.";
     INSUFFICIENT_POINTS = CONFLICT "insufficient-points", "There are not enough points",
-        "Read the balance; points past their expiry or held ones cannot be spent.";
+        "Read the balance; points past their expiry or held ones cannot be spent. To ask again, take a new Idempotency-Key.";
     ALREADY_CHECKED_IN = CONFLICT "already-checked-in", "The day was checked in already",
         "Check in again on the next UTC day.";
     ORDER_MISMATCH = CONFLICT "order-mismatch", "The order was credited before, with other contents",
@@ -145,6 +148,12 @@ impl Problem {
         self
     }
 
+    /// An earlier attempt with the same key was answered with it, and it is answered again.
+    #[must_use]
+    pub fn replayed(self) -> Self {
+        self.with("replayed", true)
+    }
+
     /// When to try again, in seconds.
     #[must_use]
     pub fn retry_after_s(self, seconds: u32) -> Self {
@@ -179,6 +188,9 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.members.contains_key("replayed") {
+            headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
         if self.kind.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

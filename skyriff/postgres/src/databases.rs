@@ -56,7 +56,7 @@ pub async fn migrate_event_store(owner: &PgConnectOptions, count: ShardCount, sh
         .bind(i16::try_from(count.get())?)
         .execute(&mut connection)
         .await?;
-    sqlx::query("INSERT INTO heads (shard) SELECT unnest($1::smallint[]) ON CONFLICT DO NOTHING")
+    sqlx::query("INSERT INTO shards (shard) SELECT unnest($1::smallint[]) ON CONFLICT DO NOTHING")
         .bind(&shards)
         .execute(&mut connection)
         .await?;

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::StoreError;
-use crate::Fingerprint;
+use crate::{Fingerprint, Refused};
 
 /// What one append writes and relies on.
 #[derive(Debug, Default)]
@@ -15,11 +15,9 @@ pub struct Batch {
     pub shards: Vec<(ShardId, Position)>,
     /// Every stream it read, and how far; also the ones it only refused on.
     pub streams: Vec<(StreamId, i64)>,
-    /// The commands to record.
-    pub accepted: Vec<Accepted>,
-    /// The commands to look up only.
-    pub refused: Vec<CommandId>,
-    /// What the accepted commands recorded.
+    /// What the commands came to, each one once.
+    pub outcomes: Vec<Outcome>,
+    /// What the accepted ones recorded.
     pub events: Vec<NewEvent>,
 }
 
@@ -30,9 +28,9 @@ impl Batch {
     }
 }
 
-/// A command to record.
+/// What a command came to, to be recorded under its id.
 #[derive(Debug)]
-pub struct Accepted {
+pub struct Outcome {
     /// Its id.
     pub id: CommandId,
     /// Tells a retry from another command.
@@ -43,6 +41,8 @@ pub struct Accepted {
     pub last_offset: i64,
     /// How many events it records.
     pub events: i32,
+    /// Why it was refused; then it records none.
+    pub refused: Option<Refused>,
 }
 
 /// An event to append.
@@ -75,8 +75,8 @@ pub enum Appended {
     Done {
         /// The heads of [`Batch::shards`] before it: an event is at head + offset.
         heads: Vec<Position>,
-        /// The database's time; none when there was nothing to record.
-        recorded_at: Option<DateTime<Utc>>,
+        /// The database's time.
+        recorded_at: DateTime<Utc>,
     },
     /// Streams have moved on since they were read. Nothing was written.
     Stale {
@@ -93,35 +93,32 @@ pub enum Appended {
 }
 
 const APPEND: &str = "SELECT outcome, heads, stale, repeated, recorded_at FROM append(\
-     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
+     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
 
 /// Append a batch, all or nothing. `Ok` is an answer of the database; `Err(Lost)` means that nobody knows.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn append(connection: &mut PgConnection, batch: &Batch) -> Result<Appended, StoreError> {
-    let shard = |place: usize| batch.shards.get(place).map_or(0, |(shard, _)| number(*shard));
-    let new_events: Vec<_> = (0..batch.shards.len()).map(|shard| batch.last_offset(shard)).collect();
-    let of_shards = |f: fn(&(ShardId, Position)) -> i64| batch.shards.iter().map(f).collect::<Vec<_>>();
-    let accepted = &batch.accepted;
-    let events = &batch.events;
-    let stream_ids: Vec<_> = batch.streams.iter().map(|(stream, _)| stream.aggregate_id()).collect();
+    let Batch { shards, streams, outcomes, events } = batch;
+    let refusals = outcomes.iter().map(|command| command.refused.as_ref().map(Refused::encode));
+    let refusals = refusals.map(Option::transpose).collect::<Result<Vec<_>, _>>().map_err(unwritable)?;
+    let stream_ids: Vec<_> = streams.iter().map(|(stream, _)| stream.aggregate_id()).collect();
     let event_stream_ids: Vec<_> = events.iter().map(|event| event.stream.aggregate_id()).collect();
 
     let row = sqlx::query(APPEND)
-        .bind(batch.shards.iter().map(|(shard, _)| number(*shard)).collect::<Vec<_>>())
-        .bind(of_shards(|(_, head)| head.0))
-        .bind(new_events)
-        .bind(batch.streams.iter().map(|(stream, _)| stream.aggregate_type()).collect::<Vec<_>>())
+        .bind(shards.iter().map(|(shard, _)| number(*shard)).collect::<Vec<_>>())
+        .bind(shards.iter().map(|(_, head)| head.0).collect::<Vec<_>>())
+        .bind(streams.iter().map(|(stream, _)| stream.aggregate_type()).collect::<Vec<_>>())
         .bind(stream_ids)
-        .bind(batch.streams.iter().map(|(_, sequence)| *sequence).collect::<Vec<_>>())
-        .bind(accepted.iter().map(|command| command.id.0).collect::<Vec<_>>())
-        .bind(accepted.iter().map(|command| command.fingerprint.0).collect::<Vec<_>>())
-        .bind(accepted.iter().map(|command| shard(command.shard)).collect::<Vec<_>>())
-        .bind(accepted.iter().map(|command| command.last_offset).collect::<Vec<_>>())
-        .bind(accepted.iter().map(|command| command.events).collect::<Vec<_>>())
-        .bind(batch.refused.iter().map(|id| id.0).collect::<Vec<_>>())
-        .bind(events.iter().map(|event| shard(event.shard)).collect::<Vec<_>>())
+        .bind(streams.iter().map(|(_, sequence)| *sequence).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|command| command.id.0).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|command| command.fingerprint.0).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|command| index(command.shard)).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|command| command.last_offset).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|command| command.events).collect::<Vec<_>>())
+        .bind(refusals)
+        .bind(events.iter().map(|event| index(event.shard)).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.offset).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.stream.aggregate_type()).collect::<Vec<_>>())
         .bind(event_stream_ids)
@@ -151,6 +148,15 @@ pub async fn append(connection: &mut PgConnection, batch: &Batch) -> Result<Appe
         }
         outcome => Err(sqlx::Error::Decode(format!("append answered {outcome:?}").into()).into()),
     }
+}
+
+/// In SQL, places count from 1.
+fn index(place: usize) -> i32 {
+    i32::try_from(place).map_or(i32::MAX, |place| place.saturating_add(1))
+}
+
+fn unwritable(error: serde_json::Error) -> StoreError {
+    sqlx::Error::Encode(error.into()).into()
 }
 
 /// Shards fit: there are at most [`skyriff_domain::shard::SHARD_COUNT_MAX`].

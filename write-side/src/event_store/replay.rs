@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::StoreError;
-use crate::{Fingerprint, Receipt, Recorded};
+use crate::{Fingerprint, Receipt, Recorded, Refused};
 
 /// What a command came to when it was first done.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct FirstAnswer {
     /// What it asked for.
     pub fingerprint: Fingerprint,
     /// What it was answered.
-    pub receipt: Receipt,
+    pub answer: Result<Receipt, Refused>,
 }
 
 /// The first answers to commands that were recorded before.
@@ -27,7 +27,7 @@ pub async fn first_answers(
     commands: &[CommandId],
 ) -> Result<HashMap<CommandId, FirstAnswer>, StoreError> {
     let rows = sqlx::query(
-        "SELECT c.command_id, c.fingerprint, c.shard, c.position AS last,
+        "SELECT c.command_id, c.fingerprint, c.shard, c.position AS last, c.refusal,
                 e.position, e.aggregate_type, e.aggregate_id, e.sequence, e.payload::text AS payload,
                 e.occurred_at, e.recorded_at
          FROM commands c
@@ -43,12 +43,16 @@ pub async fn first_answers(
         let shard = ShardId(u16::try_from(row.try_get::<i16, _>("shard")?).unwrap_or_default());
         let at = |position| LogPosition { shard, position: Position(position) };
         let last: i64 = row.try_get("last")?;
+        let refused = row.try_get::<Option<&str>, _>("refusal")?.map(Refused::decode).transpose();
         let answer = answers.entry(CommandId(row.try_get::<Uuid, _>("command_id")?)).or_insert(FirstAnswer {
             fingerprint: Fingerprint(row.try_get("fingerprint")?),
-            receipt: Receipt { position: at(last), recorded: Vec::new(), replayed: true },
+            answer: match refused.map_err(|error| sqlx::Error::Decode(error.into()))? {
+                Some(refused) => Err(refused),
+                None => Ok(Receipt { position: at(last), recorded: Vec::new(), replayed: true }),
+            },
         });
-        if let Some(position) = row.try_get::<Option<i64>, _>("position")? {
-            answer.receipt.recorded.push(Recorded {
+        if let (Ok(receipt), Some(position)) = (&mut answer.answer, row.try_get::<Option<i64>, _>("position")?) {
+            receipt.recorded.push(Recorded {
                 position: at(position),
                 stream: StreamId::decode(row.try_get("aggregate_type")?, row.try_get("aggregate_id")?)?,
                 sequence: row.try_get("sequence")?,

@@ -21,7 +21,8 @@ pub async fn prepare(connection: &mut PgConnection, append_timeout: Duration) ->
     sqlx::query(
         "SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', $2, false),
                 set_config('idle_in_transaction_session_timeout', $1, false),
-                set_config('synchronous_commit', 'on', false), set_config('plan_cache_mode', 'force_generic_plan', false),
+                set_config('synchronous_commit', 'on', false),
+                set_config('default_transaction_isolation', 'read committed', false), set_config('plan_cache_mode', 'force_generic_plan', false),
                 set_config('enable_seqscan', 'off', false), set_config('enable_mergejoin', 'off', false)",
     )
     .bind(ms(append_timeout))
@@ -38,11 +39,11 @@ pub async fn prepare(connection: &mut PgConnection, append_timeout: Duration) ->
 pub async fn lock(connection: &mut PgConnection, shards: &[ShardId]) -> Result<Vec<Position>, StoreError> {
     sqlx::query("BEGIN").execute(&mut *connection).await?;
     let numbers: Vec<_> = shards.iter().map(|shard| number(*shard)).collect();
-    let heads: Vec<(i64,)> =
-        sqlx::query_as("SELECT position FROM heads WHERE shard = ANY ($1) ORDER BY shard FOR UPDATE")
-            .bind(numbers)
-            .fetch_all(connection)
-            .await?;
+    sqlx::query("SELECT lock_shards($1)").bind(&numbers).execute(&mut *connection).await?;
+    let heads: Vec<(i64,)> = sqlx::query_as("SELECT position FROM heads WHERE shard = ANY ($1) ORDER BY shard")
+        .bind(numbers)
+        .fetch_all(connection)
+        .await?;
     Ok(heads.into_iter().map(|(head,)| Position(head)).collect())
 }
 

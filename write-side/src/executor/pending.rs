@@ -57,6 +57,7 @@ impl Item {
             Ok(Receipt { replayed: false, .. }) => "accepted",
             Ok(Receipt { replayed: true, .. }) => "replayed",
             Err(Failure::Refused(_) | Failure::RefusedTogether) => "refused",
+            Err(Failure::RefusedBefore(_)) => "refused_before",
             Err(Failure::KeyReused) => "key_reused",
             Err(Failure::Conflict) => "conflict",
             Err(Failure::Unavailable | Failure::Overloaded) => "unavailable",

@@ -10,7 +10,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use skyriff_domain::{Command, CommandId, Intent, Metadata, Refusal, UserId, points_account, recharge_order};
-use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right};
+use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, problem::IDEMPOTENT_REPLAYED};
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::{Commands, Failure, Fingerprint, Receipt, Submission};
@@ -18,8 +18,6 @@ use crate::{Commands, Failure, Fingerprint, Receipt, Submission};
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// On every accepted command: where it landed, for `Skyriff-At-Least` of the next read.
 const POSITION: HeaderName = HeaderName::from_static("skyriff-position");
-/// On an answer that an earlier attempt earned.
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// How far ahead of our clock a business time may be, in seconds.
 const CLOCK_SKEW_MAX_S: i64 = 300;
 /// Nothing happened before.
@@ -202,7 +200,7 @@ impl IntoResponse for Accepted {
             response.headers_mut().insert(POSITION, header);
         }
         if receipt.replayed {
-            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+            response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
         response
     }
@@ -254,6 +252,7 @@ pub(super) enum CommandResponses {
 pub(super) fn problem(failure: Failure) -> Problem {
     match failure {
         Failure::Refused(refusal) => of_refusal(&refusal),
+        Failure::RefusedBefore(refusal) => of_refusal(&refusal).replayed(),
         Failure::RefusedTogether => Problem::new(&Kind::REFUSED_TOGETHER),
         Failure::KeyReused => Problem::new(&Kind::KEY_REUSED),
         Failure::Overloaded => Problem::new(&Kind::OVERLOADED).retry_after_s(1),

@@ -72,11 +72,16 @@ async fn an_atomic_batch_is_all_or_nothing_and_of_one_shard() {
     let api = Api::new(&store);
     let user = user_of_shard(3);
     let send = async |commands: Value| api.service(PATH, json!({ "atomic": true, "commands": commands })).await;
-    let refused = send(json!([earn("a", user, 5), spend("b", user, 6)])).await;
+    let too_much = json!([earn("a", user, 5), spend("b", user, 6)]);
+    let refused = send(too_much.clone()).await;
     let expected = [(409, "refused-together".to_owned()), (409, "insufficient-points".to_owned())];
     assert_eq!(kinds(&refused.body["results"]), expected);
     assert!(store.log().await.is_empty());
-    let done = send(json!([earn("a", user, 5), spend("b", user, 5)])).await;
+    // Refused keys stay refused, each with its first answer; one of them spoils its company.
+    assert_eq!(kinds(&send(too_much).await.body["results"]), expected);
+    let mixed = send(json!([earn("a", user, 5), spend("new", user, 5)])).await;
+    assert_eq!(kinds(&mixed.body["results"]), ["refused-together"; 2].map(|kind| (409, kind.to_owned())));
+    let done = send(json!([earn("a2", user, 5), spend("b2", user, 5)])).await;
     assert_eq!(kinds(&done.body["results"]), [(201, String::new()), (201, String::new())]);
 
     assert_eq!(send(json!([earn("c", user, 5), earn("d", user_of_shard(4), 5)])).await.kind(), (422, "shards-mixed"));

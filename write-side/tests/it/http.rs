@@ -197,6 +197,17 @@ async fn what_is_accepted_is_answered_as_recorded_and_again_when_repeated() {
     let again = api.send(request("2026-01-15T12:00:00.123456789Z")).await;
     assert_eq!((again.status.as_u16(), again.header("skyriff-position")), (201, Some("3:1")));
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
+
+    let refusable = json!({"spend": Uuid::nil(), "points": 6, "product": "video"});
+    for replayed in [None, Some("true")] {
+        let request = api.json(Role::Service, Uuid::nil(), &path(user, "spends"), "refused");
+        let refused = api.send(request.body(body_of(&refusable)).unwrap()).await;
+        assert_eq!(refused.kind(), (409, "insufficient-points"));
+        assert_eq!(
+            (refused.header("idempotent-replayed"), refused.body.get("replayed").is_some()),
+            (replayed, replayed.is_some())
+        );
+    }
     assert_eq!((&again.body["replayed"], &again.body["recorded"]), (&json!(true), &first.body["recorded"]));
     assert_eq!(api.send(request("2026-01-15T13:00:00Z")).await.kind(), (422, "idempotency-key-reused"));
     assert_eq!(store.log().await.len(), 1);
@@ -258,7 +269,7 @@ async fn nothing_is_recorded_of_what_is_not_well_formed() {
         assert_eq!(answer.kind(), (status, kind), "{shown} {}", answer.body);
         assert_eq!(answer.header("www-authenticate").is_some(), status == 401);
     }
-    assert_eq!(store.commands_recorded().await, 0);
+    assert_eq!(store.commands_recorded().await, (0, 0));
 }
 
 #[tokio::test]
@@ -272,7 +283,7 @@ async fn only_a_service_says_when_and_never_ahead_of_time() {
     assert_eq!(api.send(own).await.kind(), (403, "forbidden"));
     let ahead = Utc::now() + TimeDelta::minutes(10);
     assert_eq!(api.service(&path(user, "check-ins"), at(ahead)).await.kind(), (422, "out-of-range"));
-    assert_eq!(store.commands_recorded().await, 0);
+    assert_eq!(store.commands_recorded().await, (0, 0));
     let back = api.service(&path(user, "check-ins"), at(yesterday)).await;
     assert_eq!(back.status, 201);
     let first = api.json(Role::User, user.0, &path(user, "check-ins"), "key").body(Body::empty()).unwrap();

@@ -10,7 +10,8 @@ use sqlx::Executor;
 use crate::{
     overload::wait_for_a_blocked_append,
     store::{
-        Store, assert_in_log, command, earn, insufficient, noon, on_account, once, some_user, spend, user_of_shard,
+        Store, assert_in_log, command, earn, insufficient, insufficient_before, noon, on_account, once, some_user,
+        spend, user_of_shard,
     },
 };
 
@@ -49,16 +50,47 @@ async fn a_retry_that_would_be_refused_by_now_still_gets_the_first_answer() {
     assert_eq!(store.log().await.len(), 3);
 }
 
+/// Whoever was told no on one node is not charged by an older attempt that was stuck on another.
 #[tokio::test]
-async fn a_refused_command_may_be_tried_again_under_its_key() {
+async fn a_refused_command_stays_refused_under_its_key_on_every_node() {
     let store = Store::create().await;
-    let node = store.node();
+    let (one, other) = (store.node(), store.node());
     let user = some_user();
     let buy = spend(5);
-    assert!(insufficient(&node.commands.execute(on_account("buy", user, buy.clone())).await));
-    node.commands.execute(once(user, earn(5))).await.unwrap();
-    let bought = node.commands.execute(on_account("buy", user, buy)).await.unwrap();
-    assert!(!bought.replayed);
+    assert!(insufficient(&one.commands.execute(on_account("buy", user, buy.clone())).await));
+    other.commands.execute(once(user, earn(5))).await.unwrap();
+    for node in [&other, &one] {
+        assert!(insufficient_before(&node.commands.execute(on_account("buy", user, buy.clone())).await));
+        assert_eq!(node.commands.execute(on_account("buy", user, spend(4))).await, Err(Failure::KeyReused));
+    }
+    assert_eq!((store.log().await.len(), store.commands_recorded().await), (1, (1, 1)));
+    one.commands.execute(on_account("buy again", user, buy)).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_retries_of_a_refused_command_on_two_nodes_agree() {
+    let store = Store::create().await;
+    let (one, other) = (store.node(), store.node());
+    let user = user_of_shard(1);
+    for round in 0..20 {
+        let key = format!("buy {round}");
+        let buy = spend(1);
+        let attempts = (0..6).map(|number| {
+            let node = if number % 2 == 0 { &one } else { &other };
+            // The points arrive in the middle of it, and are spent again by whichever attempt comes after.
+            let command = if number == 3 { once(user, earn(1)) } else { on_account(&key, user, buy.clone()) };
+            node.commands.execute(command)
+        });
+        let mut answers = join_all(attempts).await;
+        answers.remove(3).unwrap();
+        let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
+        assert!(accepted == 0 || accepted == answers.len(), "{answers:?}");
+        let first = answers.iter().filter(|answer| insufficient(answer) || answer.as_ref().is_ok_and(|r| !r.replayed));
+        assert_eq!(first.count(), 1, "{answers:?}");
+        if accepted == 0 {
+            one.commands.execute(once(user, spend(1))).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

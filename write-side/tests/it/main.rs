@@ -3,18 +3,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod proxy;
+mod steps;
 mod store;
 
 mod bulk;
+mod crash_between_steps;
 mod housekeeping;
 mod http;
 mod idempotency;
 mod log_positions;
+mod long_reads;
 mod model;
 mod outcome_unknown;
 mod overload;
 mod refusals;
 mod security;
+mod snapshot_damage;
 mod snapshots;
 mod stock;
 mod together;

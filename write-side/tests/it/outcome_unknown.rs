@@ -162,7 +162,7 @@ async fn locks_that_cannot_be_had_in_time_are_tried_for_again() {
     // A little longer than a lock may take: until the wait has failed once.
     let block = async move {
         blocker.execute("BEGIN").await.unwrap();
-        blocker.execute("SELECT FROM heads WHERE shard = 0 FOR UPDATE").await.unwrap();
+        blocker.execute("SELECT lock_shards('{0}')").await.unwrap();
         tokio::spawn(async move {
             let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                          AND wait_event_type = 'Lock'";

@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -56,10 +56,9 @@ struct Shared {
 
 impl Proxy {
     pub(crate) async fn start(options: &PgConnectOptions) -> Self {
-        let file = format!(".s.PGSQL.{}", options.get_port());
-        let server = options.get_socket().expect("the test servers listen on unix sockets").join(&file);
+        let server = socket(options);
         let folder = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(folder.path().join(file)).unwrap();
+        let listener = UnixListener::bind(folder.path().join(server.file_name().unwrap())).unwrap();
         let shared = Arc::new(Shared { server, script: Mutex::default(), down: AtomicBool::new(false) });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
         Self { folder, shared, accepting }
@@ -140,12 +139,12 @@ struct Frontend {
 }
 
 /// `Int32(80877103)`: whether the server speaks TLS.
-const SSL_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
+pub(crate) const SSL_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
 
 impl Frontend {
     async fn run(&mut self) -> io::Result<()> {
         loop {
-            let startup = self.message(false).await?;
+            let startup = read_message(&mut self.from_client, false).await?;
             self.to_server.write_all(&startup).await?;
             if startup[4..] != SSL_REQUEST {
                 break;
@@ -153,7 +152,7 @@ impl Frontend {
         }
         let mut statements: HashMap<Vec<u8>, String> = HashMap::new();
         loop {
-            let message = self.message(true).await?;
+            let message = read_message(&mut self.from_client, true).await?;
             let texts: Vec<_> = message[5..].split(|byte| *byte == 0).collect();
             let executed = match message[0] {
                 b'P' => {
@@ -174,7 +173,7 @@ impl Frontend {
                 }
                 Some(Fate::CutBefore) => return Ok(()),
                 Some(Fate::Silence) => loop {
-                    self.message(true).await?;
+                    read_message(&mut self.from_client, true).await?;
                 },
                 Some(Fate::CutUnderway) => {
                     self.to_server.write_all(&message).await?;
@@ -196,23 +195,29 @@ impl Frontend {
     async fn forward_rest(&mut self, done: bool) -> io::Result<()> {
         let mut done = done;
         while !done {
-            let message = self.message(true).await?;
+            let message = read_message(&mut self.from_client, true).await?;
             self.to_server.write_all(&message).await?;
             done = message[0] == b'S';
         }
         Ok(())
     }
+}
 
-    /// The next whole message.
-    async fn message(&mut self, typed: bool) -> io::Result<Vec<u8>> {
-        let mut message = vec![0; if typed { 5 } else { 4 }];
-        self.from_client.read_exact(&mut message).await?;
-        let length = message.last_chunk::<4>().map_or(0, |length| u32::from_be_bytes(*length));
-        let start = message.len();
-        message.resize(start + usize::try_from(length).unwrap().saturating_sub(4), 0);
-        self.from_client.read_exact(&mut message[start..]).await?;
-        Ok(message)
-    }
+/// The next whole message.
+pub(crate) async fn read_message(from: &mut (impl AsyncRead + Unpin), typed: bool) -> io::Result<Vec<u8>> {
+    let mut message = vec![0; if typed { 5 } else { 4 }];
+    from.read_exact(&mut message).await?;
+    let length = message.last_chunk::<4>().map_or(0, |length| u32::from_be_bytes(*length));
+    let start = message.len();
+    message.resize(start + usize::try_from(length).unwrap().saturating_sub(4), 0);
+    from.read_exact(&mut message[start..]).await?;
+    Ok(message)
+}
+
+/// Where the server listens.
+pub(crate) fn socket(server: &PgConnectOptions) -> PathBuf {
+    let folder = server.get_socket().expect("the test servers listen on unix sockets");
+    folder.join(format!(".s.PGSQL.{}", server.get_port()))
 }
 
 impl Shared {

@@ -12,7 +12,7 @@ use crate::store::{
 const MISMATCH: Failure = Failure::Refused(Refusal::RechargeOrder(recharge_order::Refusal::OrderMismatch));
 
 #[tokio::test]
-async fn a_refused_command_leaves_no_trace_and_harms_no_neighbour() {
+async fn a_refused_command_records_no_event_and_harms_no_neighbour() {
     let store = Store::create().await;
     let node = store.node();
     let user = user_of_shard(4);
@@ -28,7 +28,7 @@ async fn a_refused_command_leaves_no_trace_and_harms_no_neighbour() {
     assert!(results.iter().all(|result| result.is_ok() || insufficient(result)));
 
     let log = store.log().await;
-    assert_eq!((log.len(), store.commands_recorded().await), (44, 44));
+    assert_eq!((log.len(), store.commands_recorded().await), (44, (44, 7)));
     assert_eq!(available(&log, user), 1);
     assert!(neighbours.iter().all(|neighbour| available(&log, *neighbour) == 10));
 }

@@ -19,8 +19,8 @@ async fn assert_denied(connection: &mut PgConnection, role: &str, statements: &[
 const INSERT_EVENT: &str = "INSERT INTO events SELECT shard, position + 1, aggregate_type, aggregate_id, sequence + 1,
     event_type, event_version, payload, metadata, occurred_at, recorded_at FROM events";
 const APPEND: &str =
-    "SELECT append('{0}', '{0}', '{0}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}',
-    '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')";
+    "SELECT append('{0}', '{0}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}',
+    '{}', '{}', '{}', '{}', '{}', '{}', '{}')";
 
 #[tokio::test]
 async fn recorded_events_cannot_be_changed_by_anybody_who_serves() {
@@ -36,8 +36,8 @@ async fn recorded_events_cannot_be_changed_by_anybody_who_serves() {
         "UPDATE commands SET events = 0",
         "DELETE FROM commands",
         "TRUNCATE commands",
-        "DELETE FROM heads",
-        "INSERT INTO heads (shard) VALUES (99)",
+        "DELETE FROM shards",
+        "INSERT INTO shards (shard) VALUES (99)",
         "UPDATE store SET shard_count = 32",
         "CREATE TABLE mine (x int)",
         "CREATE OR REPLACE FUNCTION append() RETURNS void LANGUAGE sql AS ''",
@@ -49,7 +49,7 @@ async fn recorded_events_cannot_be_changed_by_anybody_who_serves() {
         let appends = [
             INSERT_EVENT,
             APPEND,
-            "UPDATE heads SET position = position",
+            "SELECT lock_shards('{0}')",
             "INSERT INTO commands SELECT gen_random_uuid(), fingerprint, shard, position, events, recorded_at FROM commands",
             "INSERT INTO snapshots VALUES ('a', 'b', 1, 1, '', '')",
             "SELECT * FROM commands",

@@ -98,7 +98,7 @@ impl Store {
         let mut owner = self.owner().await;
         // One moment: nobody appends meanwhile, and no command ids move between partitions.
         owner.execute("BEGIN").await.unwrap();
-        owner.execute("SELECT FROM heads ORDER BY shard FOR UPDATE").await.unwrap();
+        owner.execute("SELECT lock_shards(ARRAY(SELECT shard FROM shards ORDER BY shard))").await.unwrap();
         let log: Vec<Logged> = sqlx::query_as(
             "SELECT shard, position, aggregate_type, aggregate_id, sequence, event_type, event_version,
                     payload::text AS payload, metadata, occurred_at, recorded_at
@@ -125,7 +125,7 @@ impl Store {
             assert_eq!(head, positions.get(&shard).copied().unwrap_or_default(), "the head of shard {shard}");
         }
         let recorded: Vec<(Uuid, i16, i64, i32)> =
-            sqlx::query_as("SELECT command_id, shard, position, events FROM commands")
+            sqlx::query_as("SELECT command_id, shard, position, events FROM commands WHERE refusal IS NULL")
                 .fetch_all(&mut owner)
                 .await
                 .unwrap();
@@ -137,8 +137,10 @@ impl Store {
         log
     }
 
-    pub(crate) async fn commands_recorded(&self) -> i64 {
-        sqlx::query_scalar("SELECT count(*) FROM commands").fetch_one(&mut self.owner().await).await.unwrap()
+    /// How many commands are remembered as accepted, and how many as refused.
+    pub(crate) async fn commands_recorded(&self) -> (i64, i64) {
+        let counts = "SELECT count(*) FILTER (WHERE refusal IS NULL), count(refusal) FROM commands";
+        sqlx::query_as(counts).fetch_one(&mut self.owner().await).await.unwrap()
     }
 }
 
@@ -239,4 +241,10 @@ pub(crate) fn user_of_shard(shard: u16) -> UserId {
 pub(crate) fn insufficient(result: &Result<Receipt, Failure>) -> bool {
     use skyriff_domain::{Refusal, points_account::Refusal as Points};
     matches!(result, Err(Failure::Refused(Refusal::Points(Points::InsufficientPoints { .. }))))
+}
+
+/// An earlier attempt was refused for want of points, and this is its answer again.
+pub(crate) fn insufficient_before(result: &Result<Receipt, Failure>) -> bool {
+    use skyriff_domain::{Refusal, points_account::Refusal as Points};
+    matches!(result, Err(Failure::RefusedBefore(Refusal::Points(Points::InsufficientPoints { .. }))))
 }
