@@ -1,164 +1,149 @@
-//! A client that keeps a history: what it sent, and what it was told.
+//! A client that keeps a history. What it does not know it asks again, at once or much later, mostly on the other node;
+//! and now and then it asks again what it knows.
 
 use std::{net::SocketAddr, time::Duration};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::Utc;
 use rand::{Rng, rngs::StdRng};
-use reqwest::StatusCode;
-use serde_json::{Value, json};
-use skyriff_domain::{CommandId, LogPosition};
-use skyriff_edge::{Caller, Role, Tokens};
 use tokio::time::{Instant, sleep};
-use uuid::Uuid;
 
-use crate::nodes::SECRET;
+use crate::{
+    ask::{self, Ask, What},
+    history::{Entry, Via},
+    wire::{Wire, command_id},
+};
 
-/// Few, so that nodes and clients meet on them.
-const USERS: u32 = 12;
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// How often an unknown outcome is asked about again, at most.
-const RETRIES_MAX: u32 = 6;
-
-/// One command, and what became of it as far as its client knows.
-#[derive(Debug)]
-pub struct Entry {
-    pub command_id: CommandId,
-    pub user: Uuid,
-    /// How many events it records when it is accepted.
-    pub events: usize,
-    /// How many points it spends.
-    pub spends: i64,
-    pub outcome: Outcome,
-    /// When the last attempt was sent, and when it was answered.
-    pub sent_at: DateTime<Utc>,
-    pub answered_at: DateTime<Utc>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Acknowledged, with these events.
-    Ok(Vec<LogPosition>),
-    /// Refused by a rule.
-    Refused,
-    /// The server called itself broken, which nothing here should make it.
-    Fault,
-    /// Anything else: a lost answer, a timeout, a 503.
-    Unknown,
-}
+/// How often an unknown outcome is asked about at once, at most.
+const ATTEMPTS_MAX: u32 = 6;
+/// How much later is much later, in milliseconds.
+const LATER_MS: std::ops::Range<u64> = 1_000..20_000;
 
 pub struct Client {
     number: u64,
     random: StdRng,
     nodes: [SocketAddr; 2],
-    http: reqwest::Client,
-    token: String,
+    wire: Wire,
+    history: Vec<Entry>,
+    later: Vec<(Instant, Request)>,
 }
 
-fn caller() -> Caller {
-    Caller { role: Role::Service, id: Uuid::nil() }
-}
-
-fn token() -> String {
-    let tokens = Tokens::new(SECRET.as_bytes()).expect("the secret is long enough");
-    tokens.mint(&caller(), Utc::now(), TimeDelta::days(1)).expect("these claims can be signed")
-}
-
-fn http() -> reqwest::Client {
-    reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build().expect("without TLS there is nothing to fail")
-}
-
-/// A single shard has to answer for the node; which one does not matter. Why not, if it does not.
-pub async fn is_taking_commands(node: SocketAddr) -> Result<(), String> {
-    let path = format!("http://{node}/v1/users/{}/expirations", Uuid::nil());
-    let request = http().post(path).bearer_auth(token()).header("Idempotency-Key", Uuid::new_v4().to_string());
-    match request.send().await {
-        Ok(response) if response.status().is_success() => Ok(()),
-        Ok(response) => Err(response.text().await.unwrap_or_default()),
-        Err(error) => Err(format!("{error:?}")),
-    }
+/// Commands of the history that go together.
+#[derive(Clone)]
+struct Request {
+    via: Via,
+    entries: Vec<usize>,
 }
 
 impl Client {
-    pub fn new(number: u64, random: StdRng, nodes: [SocketAddr; 2]) -> Self {
-        Self { number, random, nodes, http: http(), token: token() }
+    pub fn new(number: u64, random: StdRng, nodes: [SocketAddr; 2], wire: Wire) -> Self {
+        Self { number, random, nodes, wire, history: Vec::new(), later: Vec::new() }
     }
 
-    pub async fn work_until(mut self, end: Instant) -> Vec<Entry> {
-        let mut history = Vec::new();
-        for count in 0_u64.. {
-            if Instant::now() >= end {
-                break;
-            }
-            let key = format!("{}-{count}", self.number);
-            let user = Uuid::from_u128(u128::from(self.random.random_range(0..USERS)));
-            let (path, body, events) = self.command(user);
-            let (sent_at, outcome) = self.send_until_known(&key, &path, &body).await;
-            let command_id = CommandId::derive(&caller().actor(), &key);
-            let spends = if path.ends_with("spends") { body["points"].as_i64().unwrap_or(0) } else { 0 };
-            history.push(Entry { command_id, user, events, spends, outcome, sent_at, answered_at: Utc::now() });
-            // Now and then a burst, more than the queues hold.
-            if self.random.random_bool(0.002) {
-                self.burst(&key, user, &mut history).await;
+    pub async fn work_until(mut self, end: Instant) -> Self {
+        while Instant::now() < end {
+            if let Some(due) = self.later.iter().position(|(at, _)| *at <= Instant::now()) {
+                let (_, request) = self.later.swap_remove(due);
+                self.until_known(&request).await;
+            } else {
+                let request = self.request();
+                self.until_known(&request).await;
+                self.maybe_again(request).await;
             }
         }
-        history
+        self
     }
 
-    fn command(&mut self, user: Uuid) -> (String, Value, usize) {
-        let points = self.random.random_range(1..20);
-        let path = |what: &str| format!("/v1/users/{user}/{what}");
-        match self.random.random_range(0..10) {
-            0..4 => (path("earnings"), json!({ "bucket": "income", "points": points, "reason": "torture" }), 1),
-            4..6 => (path("recharges"), json!({ "order": Uuid::new_v4(), "points": points }), 2),
-            _ => (path("spends"), json!({ "spend": Uuid::new_v4(), "points": points * 2, "product": "torture" }), 1),
+    /// Ask once more, now that all is well, about what was left for later; then hand over the history.
+    pub async fn finish(mut self) -> Vec<Entry> {
+        for (_, request) in std::mem::take(&mut self.later) {
+            let node = self.random.random_range(0..self.nodes.len());
+            self.send(node, &request).await;
         }
+        self.history
     }
 
-    async fn send_until_known(&mut self, key: &str, path: &str, body: &Value) -> (DateTime<Utc>, Outcome) {
-        for _ in 0..self.random.random_range(1..=RETRIES_MAX) {
-            let node = self.nodes[self.random.random_range(0..self.nodes.len())];
-            let sent_at = Utc::now();
-            match send(&self.http, &self.token, node, key, path, body).await {
-                Outcome::Unknown => sleep(Duration::from_millis(self.random.random_range(1..300))).await,
-                known @ (Outcome::Ok(_) | Outcome::Refused | Outcome::Fault) => return (sent_at, known),
+    fn request(&mut self) -> Request {
+        let (via, commands) = match self.random.random_range(0..20) {
+            0 | 1 => (Via::Bulk, self.of_several_users(2..=30)),
+            2..5 => {
+                let user = ask::user(&mut self.random);
+                let together = What::together(&mut self.random);
+                (Via::Atomic, together.into_iter().map(|what| (user, what)).collect())
+            }
+            5 => (Via::Stream, self.of_several_users(5..=40)),
+            _ => (Via::Single, self.of_several_users(1..=1)),
+        };
+        let first = self.history.len();
+        let together = (via == Via::Atomic).then(|| format!("{}-{first}", self.number));
+        let mut taken = 0;
+        for (user, what) in commands {
+            let key = format!("{}-{}", self.number, self.history.len());
+            let needs = what.takes() + if together.is_some() { taken } else { 0 };
+            taken += what.takes() - what.gives();
+            let ask = Ask { key, user, what };
+            self.history.push(Entry::new(command_id(&ask.key), ask, via, together.clone(), needs));
+        }
+        Request { via, entries: (first..self.history.len()).collect() }
+    }
+
+    fn of_several_users(&mut self, count: std::ops::RangeInclusive<usize>) -> Vec<(uuid::Uuid, What)> {
+        let count = self.random.random_range(count);
+        let mut one = || {
+            let user = ask::user(&mut self.random);
+            (user, What::any(&mut self.random, user))
+        };
+        (0..count).map(|_| one()).collect()
+    }
+
+    async fn until_known(&mut self, request: &Request) {
+        let mut node = self.random.random_range(0..self.nodes.len());
+        for _ in 0..self.random.random_range(1..=ATTEMPTS_MAX) {
+            // All of it again, or only what is not known of it; an atomic batch is one thing.
+            let whole = request.via == Via::Atomic || self.random.random_bool(0.3);
+            let ask = |entry: &usize| whole || self.history[*entry].is_unknown();
+            let entries = request.entries.iter().copied().filter(ask).collect();
+            self.send(node, &Request { via: request.via, entries }).await;
+            if !self.is_unknown(request) {
+                return;
+            }
+            sleep(Duration::from_millis(self.random.random_range(1..300))).await;
+            if self.random.random_bool(0.7) {
+                node = self.nodes.len() - 1 - node;
             }
         }
-        (Utc::now(), Outcome::Unknown)
     }
 
-    async fn burst(&mut self, key: &str, user: Uuid, history: &mut Vec<Entry>) {
-        let node = self.nodes[self.random.random_range(0..self.nodes.len())];
-        let path = format!("/v1/users/{user}/earnings");
-        let body = json!({ "bucket": "income", "points": 1, "reason": "burst" });
-        let sends = (0..300).map(|count| {
-            let (http, token, path, body) = (self.http.clone(), self.token.clone(), path.clone(), body.clone());
-            let key = format!("{key}-burst-{count}");
-            tokio::spawn(async move {
-                let sent_at = Utc::now();
-                let outcome = send(&http, &token, node, &key, &path, &body).await;
-                let command_id = CommandId::derive(&caller().actor(), &key);
-                Entry { command_id, user, events: 1, spends: 0, outcome, sent_at, answered_at: Utc::now() }
-            })
-        });
-        for sent in sends.collect::<Vec<_>>() {
-            history.push(sent.await.expect("sending does not panic"));
+    fn is_unknown(&self, request: &Request) -> bool {
+        request.entries.iter().any(|entry| self.history[*entry].is_unknown())
+    }
+
+    async fn maybe_again(&mut self, request: Request) {
+        let refused = request.entries.iter().any(|entry| self.history[*entry].is_refused());
+        let unknown = self.is_unknown(&request);
+        if refused && self.random.random_bool(0.1) {
+            for node in 0..self.nodes.len() {
+                self.send(node, &request).await;
+            }
+        }
+        let again = if unknown { 0.7 } else { 0.05 };
+        if self.random.random_bool(again) {
+            let at = Instant::now() + Duration::from_millis(self.random.random_range(LATER_MS));
+            self.later.push((at, request));
         }
     }
-}
 
-async fn send(http: &reqwest::Client, token: &str, node: SocketAddr, key: &str, path: &str, body: &Value) -> Outcome {
-    let request = http.post(format!("http://{node}{path}")).bearer_auth(token).header("Idempotency-Key", key);
-    let Ok(response) = request.json(body).send().await else { return Outcome::Unknown };
-    let status = response.status();
-    let Ok(body) = response.json::<Value>().await else { return Outcome::Unknown };
-    match status {
-        StatusCode::OK | StatusCode::CREATED => {
-            let recorded = body["recorded"].as_array().expect("an accepted command says what it recorded");
-            let position = |event: &Value| event["position"].as_str()?.parse().ok();
-            Outcome::Ok(recorded.iter().map(|event| position(event).expect("an event has a position")).collect())
+    async fn send(&mut self, node: usize, request: &Request) {
+        let asks: Vec<_> = request.entries.iter().map(|entry| self.history[*entry].ask.clone()).collect();
+        let (node, sent_at) = (self.nodes[node], Utc::now());
+        let answers = match (request.via, asks.as_slice()) {
+            (_, []) => return,
+            (Via::Single | Via::Flood, [ask, ..]) => vec![self.wire.single(node, ask).await],
+            (Via::Bulk, asks) => self.wire.batch(node, asks, false).await,
+            (Via::Atomic, asks) => self.wire.batch(node, asks, true).await,
+            (Via::Stream, asks) => self.wire.stream(node, asks).await,
+        };
+        for (entry, answer) in request.entries.iter().zip(answers) {
+            self.history[*entry].hear(answer, sent_at);
         }
-        StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => Outcome::Refused,
-        StatusCode::INTERNAL_SERVER_ERROR => Outcome::Fault,
-        _ => Outcome::Unknown,
     }
 }

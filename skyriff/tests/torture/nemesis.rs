@@ -1,111 +1,152 @@
-//! What goes wrong: one thing after the other, as the seed says.
+//! What goes wrong, as the seed says: first each thing once, in any order, then whatever comes up.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Result;
-use rand::{Rng, rngs::StdRng};
-use rustix::process::{Pid, Signal, kill_process};
+use rand::{Rng, rngs::StdRng, seq::SliceRandom};
+use rustix::process::Signal;
+use skyriff_postgres::Server;
 use tokio::{
     sync::Mutex,
+    task::JoinHandle,
     time::{Instant, sleep},
 };
 
-use crate::{nodes::Nodes, proxy::Proxy};
+use crate::{
+    flood::flood, history::Entry, housekeeping::move_commands, moves::Move, nodes::Nodes, proxy::Proxy, signals,
+    wire::Wire,
+};
+
+/// Longer than the patience of clients and executors, and than an append may take.
+const LONG_STOP_MS: Range<u64> = 11_000..15_000;
 
 pub struct Nemesis {
-    random: StdRng,
-    folder: PathBuf,
-    nodes: Arc<Mutex<Nodes>>,
-    proxies: [Proxy; 2],
-    deeds: BTreeMap<&'static str, u32>,
+    pub random: StdRng,
+    pub folder: PathBuf,
+    pub server: Server,
+    pub with_standby: bool,
+    pub nodes: Arc<Mutex<Nodes>>,
+    pub proxies: [Proxy; 2],
+    pub wire: Wire,
+}
+
+/// What it has done.
+#[derive(Default)]
+pub struct Deeds {
+    pub moves: BTreeMap<Move, u32>,
+    /// What it asked for itself.
+    pub history: Vec<Entry>,
 }
 
 impl Nemesis {
-    pub fn new(random: StdRng, folder: PathBuf, nodes: Arc<Mutex<Nodes>>, proxies: [Proxy; 2]) -> Self {
-        Self { random, folder, nodes, proxies, deeds: BTreeMap::new() }
-    }
-
-    /// Everything that it stopped goes on when it leaves. What it did, in words.
-    pub async fn work_until(mut self, end: Instant) -> Result<String> {
+    /// Everything that it stopped goes on when it leaves.
+    pub async fn work_until(mut self, end: Instant) -> Result<Deeds> {
+        let mut deeds = Deeds::default();
+        let moves = Move::weighted(self.with_standby);
+        let mut first = moves.clone();
+        first.dedup();
+        first.shuffle(&mut self.random);
+        let mut long_stop: Option<JoinHandle<()>> = None;
         while Instant::now() < end {
             self.pause(100..1_200).await;
-            let deed = self.strike().await?;
-            *self.deeds.entry(deed).or_default() += 1;
+            let next = first.pop().unwrap_or_else(|| moves[self.random.random_range(0..moves.len())]);
+            let done = match next {
+                // It goes on while other things happen; one at a time.
+                Move::StopNodeForLong => match &long_stop {
+                    Some(running) if !running.is_finished() => false,
+                    _ => {
+                        long_stop = Some(self.stop_node_for_long());
+                        true
+                    }
+                },
+                Move::Flood => {
+                    let node = self.random.random_range(0..2);
+                    let address = self.nodes.lock().await.addresses()[node];
+                    let name = format!("flood-{}", deeds.history.len());
+                    let (history, filled) = flood(&self.wire, address, &name).await;
+                    deeds.history.extend(history);
+                    filled
+                }
+                Move::KillNode
+                | Move::KillPrimary
+                | Move::StopNode
+                | Move::StopPrimary
+                | Move::LoseAnswers
+                | Move::Cut
+                | Move::Housekeeping
+                | Move::KillStandby
+                | Move::StopStandby => self.strike(next).await?,
+            };
+            if done {
+                *deeds.moves.entry(next).or_default() += 1;
+            } else if !deeds.moves.contains_key(&next) {
+                first.insert(0, next);
+            }
             self.nodes.lock().await.restart_dead().await?;
         }
-        Ok(self.deeds.iter().map(|(deed, count)| format!("{count} × {deed}")).collect::<Vec<_>>().join(", "))
+        if let Some(running) = long_stop {
+            running.await?;
+        }
+        Ok(deeds)
     }
 
-    async fn pause(&mut self, ms: std::ops::Range<u64>) {
+    async fn pause(&mut self, ms: Range<u64>) {
         sleep(Duration::from_millis(self.random.random_range(ms))).await;
     }
 
-    async fn strike(&mut self) -> Result<&'static str> {
+    fn stop_node_for_long(&mut self) -> JoinHandle<()> {
+        let node = self.random.random_range(0..2);
+        let time = Duration::from_millis(self.random.random_range(LONG_STOP_MS));
+        let nodes = Arc::clone(&self.nodes);
+        tokio::spawn(async move {
+            nodes.lock().await.signal(node, Signal::STOP);
+            sleep(time).await;
+            nodes.lock().await.signal(node, Signal::CONT);
+        })
+    }
+
+    /// Whether it could be done.
+    async fn strike(&mut self, what: Move) -> Result<bool> {
         let proxy = self.random.random_range(0..self.proxies.len());
-        Ok(match self.random.random_range(0..12) {
-            0..2 => {
+        let (primary, standby) = (self.folder.join("primary"), self.folder.join("replica"));
+        match what {
+            Move::KillNode => {
                 let mut nodes = self.nodes.lock().await;
                 let node = self.random.random_range(0..nodes.count());
                 nodes.kill(node).await?;
-                "kill -9 of a node"
             }
-            2..4 => {
-                self.signal_postmaster(Signal::KILL);
-                "kill -9 of the primary"
-            }
-            4 => {
+            Move::KillPrimary => signals::to_postmaster(&primary, Signal::KILL),
+            Move::StopNode => {
                 let nodes = self.nodes.lock().await;
                 let node = self.random.random_range(0..nodes.count());
                 nodes.signal(node, Signal::STOP);
                 drop(nodes);
                 self.pause(200..4_000).await;
                 self.nodes.lock().await.signal(node, Signal::CONT);
-                "stop of a node for a while"
             }
-            5 => {
-                self.signal_primary(Signal::STOP);
+            Move::StopPrimary => {
+                signals::to_server(&primary, Signal::STOP);
                 self.pause(200..7_000).await;
-                self.signal_primary(Signal::CONT);
-                "stop of the primary for a while"
+                signals::to_server(&primary, Signal::CONT);
             }
-            6..9 => {
+            Move::LoseAnswers => {
                 self.proxies[proxy].swallow(true);
                 self.pause(5..200).await;
                 self.proxies[proxy].cut();
                 self.proxies[proxy].swallow(false);
-                "answers of the store lost, then cut"
             }
-            _ => {
-                self.proxies[proxy].cut();
-                "connections cut"
+            Move::Cut => self.proxies[proxy].cut(),
+            Move::Housekeeping => return Ok(move_commands(&self.server).await.unwrap_or(false)),
+            Move::KillStandby => signals::to_postmaster(&standby, Signal::KILL),
+            // Nobody can commit meanwhile.
+            Move::StopStandby => {
+                signals::to_server(&standby, Signal::STOP);
+                self.pause(500..7_000).await;
+                signals::to_server(&standby, Signal::CONT);
             }
-        })
-    }
-
-    fn postmaster(&self) -> Option<i32> {
-        let file = self.folder.join("primary/postmaster.pid");
-        fs::read_to_string(file).ok()?.lines().next()?.trim().parse().ok()
-    }
-
-    fn signal_postmaster(&self, signal: Signal) {
-        if let Some(pid) = self.postmaster().and_then(Pid::from_raw) {
-            kill_process(pid, signal).ok();
+            // These go on beside others, or have a history.
+            Move::StopNodeForLong | Move::Flood => return Ok(false),
         }
-    }
-
-    /// The postmaster and all that it has started.
-    fn signal_primary(&self, signal: Signal) {
-        let Some(postmaster) = self.postmaster() else { return };
-        self.signal_postmaster(signal);
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        for process in processes {
-            let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
-            // pid (name) state parent …
-            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<i32>().ok());
-            let pid = process.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-            if let (true, Some(pid)) = (parent == Some(postmaster), pid) {
-                kill_process(pid, signal).ok();
-            }
-        }
+        Ok(true)
     }
 }

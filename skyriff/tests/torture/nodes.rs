@@ -32,12 +32,13 @@ pub struct Nodes {
     nodes: Vec<Node>,
     folder: PathBuf,
     server: Server,
+    require_standby: bool,
 }
 
 impl Nodes {
-    pub async fn start(folder: &Path, proxies: &[Proxy; 2], server: &Server) -> Result<Self> {
+    pub async fn start(folder: &Path, proxies: &[Proxy; 2], server: &Server, require_standby: bool) -> Result<Self> {
         let any: SocketAddr = "127.0.0.1:0".parse()?;
-        let mut this = Self { nodes: Vec::new(), folder: folder.to_owned(), server: server.clone() };
+        let mut this = Self { nodes: Vec::new(), folder: folder.to_owned(), server: server.clone(), require_standby };
         for (event_store, roles) in
             [(proxies[0].url(), "command"), (proxies[1].url(), "command"), (server.url(EVENTS), "project")]
         {
@@ -49,8 +50,11 @@ impl Nodes {
 
     async fn spawn(&self, event_store: &str, roles: &str, listen: SocketAddr) -> Result<(Child, SocketAddr)> {
         let log = std::fs::File::options().create(true).append(true).open(self.folder.join(format!("{roles}.log")))?;
-        let mut child = self
-            .skyriff(event_store)
+        let mut skyriff = self.skyriff(event_store);
+        if self.require_standby {
+            skyriff.env("SKYRIFF_REQUIRE_STANDBY", "true");
+        }
+        let mut child = skyriff
             .args(["serve", "--roles", roles, "--queue-max", QUEUE_MAX, "--listen", &listen.to_string()])
             .stdout(Stdio::piped())
             .stderr(log)
