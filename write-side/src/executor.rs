@@ -16,6 +16,8 @@
 //!   They are appended half as many at a time, since they may have been too many, and still in their order.
 
 mod cache;
+mod connection;
+mod decided;
 mod housekeeping;
 mod meters;
 mod pending;
@@ -28,13 +30,15 @@ use std::{
     time::Duration,
 };
 
-use skyriff_domain::{CommandId, Event, LogPosition, PointsPolicy, Position, ShardId, StreamId};
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
-use tokio::time::{Instant, timeout};
+use skyriff_domain::{CommandId, Event, PointsPolicy, Position, ShardId, StreamId};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     cache::StreamCache,
+    connection::{disconnected, within},
+    decided::{Decided, LogOffset, answer},
     meters::Meters,
     pending::{split_off_after, take_first_of_each},
     queue::Waiting,
@@ -46,7 +50,7 @@ pub(crate) use self::{
     snapshots::SnapshotWriter,
 };
 use crate::{
-    Failure, Receipt, Recorded, Refused, Submission,
+    Failure, Receipt, Refused, Submission,
     commands::Limits,
     event_store::{self, Appended, Batch, NewEvent, Outcome, StoreError},
 };
@@ -62,8 +66,6 @@ const GROWTH: usize = 8;
 /// The wait before trying again what the database could not do just now, and its growth.
 const BACK_OFF: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_millis(500);
-/// How long one attempt to connect may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What makes one executor differ from another.
 #[derive(Clone, Debug)]
@@ -74,16 +76,6 @@ pub(crate) struct Settings {
     pub(crate) policy: PointsPolicy,
     pub(crate) cache_bytes_max: usize,
     pub(crate) limits: Limits,
-}
-
-/// What was decided for one command: its last event and how many it records, or why it was refused.
-type Decided = Result<(LogOffset, usize), Refused>;
-
-/// A place in the batch: which of its shards, and how many of the batch's events there are up to it.
-#[derive(Clone, Copy)]
-struct LogOffset {
-    shard: usize,
-    offset: i64,
 }
 
 /// See the module.
@@ -542,62 +534,6 @@ impl Executor {
         Ok(())
     }
 
-    /// Connect if need be. Memory starts empty, with the heads as they are before anything is loaded.
-    async fn connect(&mut self) -> Result<(), StoreError> {
-        if self.connection.is_some() {
-            return Ok(());
-        }
-        let options = self.options.clone().application_name("skyriff command");
-        let connect = async {
-            let mut connection = options.connect().await?;
-            event_store::prepare(&mut connection, self.settings.limits.append_timeout).await?;
-            if let Some(given_up) = self.backend {
-                event_store::end_backend(&mut connection, given_up).await?;
-            }
-            let backend = event_store::backend(&mut connection).await?;
-            if self.settings.limits.require_standby && !event_store::commits_on_a_standby(&mut connection).await? {
-                let reason =
-                    "a standby is required, and the event store commits without one (synchronous_standby_names)";
-                return Err(StoreError::Lost(sqlx::Error::Configuration(reason.into())));
-            }
-            let heads = event_store::heads(&mut connection, &self.settings.shards).await?;
-            Ok::<_, StoreError>((connection, backend, heads))
-        };
-        // Whatever the reason, a store that one cannot work with is not there.
-        let (connection, backend, heads) = match within(CONNECT_TIMEOUT, connect).await {
-            Ok(connected) => connected,
-            Err(
-                StoreError::Lost(error)
-                | StoreError::TryAgain(error)
-                | StoreError::Conflict(error)
-                | StoreError::Rejected(error),
-            ) => {
-                tracing::warn!(executor = %self.settings.name, %error, "cannot connect to the event store");
-                return Err(StoreError::Lost(error));
-            }
-            Err(error @ StoreError::Unreadable(_)) => return Err(error),
-        };
-        self.backend = Some(backend);
-        self.cache.clear();
-        self.known.clear();
-        for (shard, head) in self.settings.shards.iter().zip(heads) {
-            let missing = || format!("the event store database does not hold shard {shard}");
-            let head = head.ok_or_else(|| StoreError::Lost(sqlx::Error::Configuration(missing().into())))?;
-            self.known.insert(*shard, head);
-        }
-        self.connection = Some(connection);
-        Ok(())
-    }
-
-    fn disconnect(&mut self, error: &sqlx::Error) {
-        if self.connection.take().is_some() {
-            self.meters.connections_lost.increment(1);
-            tracing::warn!(executor = %self.settings.name, %error, "lost the event store; connecting again");
-        }
-        self.locked = false;
-        self.cache.clear();
-    }
-
     /// Between batches: snapshots that are due, and memory back within its bound.
     fn tidy(&mut self) {
         let (every, bytes_max) = (self.settings.limits.snapshot_every, self.settings.cache_bytes_max);
@@ -615,56 +551,9 @@ enum Attempt {
     Stale,
 }
 
-/// Tell everybody what came of their command.
-fn answer(
-    waiting: Vec<Pending>,
-    decided: Vec<Vec<Decided>>,
-    batch: Batch,
-    heads: &[Position],
-    recorded_at: chrono::DateTime<chrono::Utc>,
-) {
-    let position = |at: LogOffset| {
-        let (shard, head) = (batch.shards.get(at.shard), heads.get(at.shard));
-        LogPosition {
-            shard: shard.map_or(ShardId(0), |(shard, _)| *shard),
-            position: Position(head.copied().unwrap_or_default().0 + at.offset),
-        }
-    };
-    let mut new_events = batch.events.into_iter();
-    let items = waiting.into_iter().flat_map(|pending| pending.items);
-    for (item, decided) in items.zip(decided.into_iter().flatten()) {
-        item.answer(match decided {
-            Ok((last, events)) => {
-                let recorded = new_events.by_ref().take(events).map(|event| Recorded {
-                    position: position(LogOffset { shard: event.shard, offset: event.offset }),
-                    stream: event.stream,
-                    sequence: event.sequence,
-                    payload: event.payload,
-                    occurred_at: event.occurred_at,
-                    recorded_at,
-                });
-                let recorded = recorded.collect();
-                Ok(Receipt { position: position(last), recorded, replayed: false })
-            }
-            Err(Refused::ByRule(refusal)) => Err(Failure::Refused(refusal)),
-            Err(Refused::Together) => Err(Failure::RefusedTogether),
-        });
-    }
-}
-
 fn explain(error: &dyn std::error::Error) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
     chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// A store that does not answer in time is as good as gone: the connection is given up.
-async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let late = |_| Err(StoreError::Lost(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())));
-    timeout(limit, answer).await.unwrap_or_else(late)
-}
-
-fn disconnected() -> StoreError {
-    StoreError::Lost(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()))
 }
 
 /// For gauges, which are floating-point; the numbers are small.
