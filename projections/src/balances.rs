@@ -11,9 +11,8 @@ use skyriff_domain::{
     ledger::{Account, Standing, postings},
     points_account::{self, Direction},
 };
+use skyriff_follow::{ApplyError, Batch};
 use sqlx::PgConnection;
-
-use crate::projection::{Batch, ProjectError};
 
 #[derive(Default)]
 struct Delta {
@@ -24,13 +23,13 @@ struct Delta {
 }
 
 /// See the module.
-pub(crate) async fn apply(batch: &Batch, transaction: &mut PgConnection) -> Result<(), ProjectError> {
+pub(crate) async fn apply(batch: &Batch, transaction: &mut PgConnection) -> Result<(), ApplyError> {
     let mut users: HashMap<UserId, Delta> = HashMap::new();
     let mut lots: BTreeMap<(UserId, DateTime<Utc>), i64> = BTreeMap::new();
     for event in batch {
         let StreamId::PointsAccount(owner) = event.stream else { continue };
         let delta = users.entry(owner).or_default();
-        delta.shard = i16::try_from(event.at.shard.0).map_err(|error| ProjectError::Misfit(error.to_string()))?;
+        delta.shard = i16::try_from(event.at.shard.0).map_err(|error| ApplyError::Misfit(error.to_string()))?;
         delta.position = event.at.position.0;
         for posting in postings(&event.stream, &event.event) {
             if let Account::User { user: _, standing, bucket } = posting.account
@@ -82,7 +81,7 @@ fn lots_moved(event: &RecordedEvent) -> Vec<(DateTime<Utc>, i64)> {
 
 /// A delta may be negative and a row may not, so the sums are made before the rows are; the runner's lock on the
 /// checkpoint keeps everybody else away meanwhile.
-async fn add_to_balances(users: &HashMap<UserId, Delta>, transaction: &mut PgConnection) -> Result<(), ProjectError> {
+async fn add_to_balances(users: &HashMap<UserId, Delta>, transaction: &mut PgConnection) -> Result<(), ApplyError> {
     if users.is_empty() {
         return Ok(());
     }
@@ -125,7 +124,7 @@ async fn add_to_balances(users: &HashMap<UserId, Delta>, transaction: &mut PgCon
 async fn add_to_lots(
     lots: &BTreeMap<(UserId, DateTime<Utc>), i64>,
     transaction: &mut PgConnection,
-) -> Result<(), ProjectError> {
+) -> Result<(), ApplyError> {
     let lots: Vec<_> = lots.iter().filter(|(_, points)| **points != 0).collect();
     if lots.is_empty() {
         return Ok(());

@@ -4,12 +4,11 @@
 
 use chrono::{Datelike, NaiveDate};
 use skyriff_domain::{Event, RecordedEvent, ledger::postings, points_account};
+use skyriff_follow::{ApplyError, Batch};
 use sqlx::PgConnection;
 
-use crate::projection::{Batch, ProjectError};
-
 /// See the module.
-pub(crate) async fn apply(batch: &Batch, transaction: &mut PgConnection) -> Result<(), ProjectError> {
+pub(crate) async fn apply(batch: &Batch, transaction: &mut PgConnection) -> Result<(), ApplyError> {
     let mut months: Vec<_> = batch.iter().filter_map(month).collect();
     months.sort_unstable();
     months.dedup();

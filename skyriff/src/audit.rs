@@ -15,8 +15,8 @@ use skyriff_domain::{
     Bucket, Position, Purse, RecordedEvent, ShardId, State, StreamId, UserId, ledger::postings,
     points_account::PointsAccount,
 };
+use skyriff_follow::log;
 use skyriff_postgres::databases::QUERY;
-use skyriff_projections::log;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::Instant;
 use uuid::Uuid;

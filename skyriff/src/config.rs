@@ -166,8 +166,8 @@ impl Databases {
     }
 
     /// For projections: the log.
-    pub fn to_follow(&self) -> Vec<skyriff_projections::EventDatabase> {
-        let of = |place: &Place| skyriff_projections::EventDatabase {
+    pub fn to_follow(&self) -> Vec<skyriff_follow::LogDatabase> {
+        let of = |place: &Place| skyriff_follow::LogDatabase {
             options: place.primary.clone().username(databases::PROJECT),
             shards: place.shards.clone(),
         };
@@ -175,8 +175,8 @@ impl Databases {
     }
 
     /// For projections: the read models.
-    pub fn to_project(&self) -> Vec<skyriff_projections::ReadDatabase> {
-        let of = |place: &Place| skyriff_projections::ReadDatabase {
+    pub fn to_project(&self) -> Vec<skyriff_follow::TableDatabase> {
+        let of = |place: &Place| skyriff_follow::TableDatabase {
             options: place.primary.clone().username(databases::PROJECT),
             shards: place.shards.clone(),
         };

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use axum::serve::ListenerExt;
 use clap::{Args, ValueEnum};
 use skyriff_edge::{Tokens, request};
+use skyriff_follow::Followers;
 use skyriff_postgres::databases;
-use skyriff_projections::Projector;
+use skyriff_projections::Projection;
 use skyriff_read_side::Replicas;
 use skyriff_write_side::{CommandSide, commands, event_store};
 use sqlx::{ConnectOptions, Connection, postgres::PgPoolOptions};
@@ -128,7 +129,7 @@ pub struct Running {
     http: tokio::task::JoinHandle<std::io::Result<()>>,
     close: CancellationToken,
     commands: Option<CommandSide>,
-    projector: Option<Projector>,
+    projector: Option<Followers>,
 }
 
 impl Running {
@@ -148,8 +149,9 @@ impl Running {
             let limits = tuning.command_limits();
             CommandSide::start(&databases.to_append(), databases.shard_count, &policy, &limits)
         });
-        let projector =
-            roles.contains(&Role::Project).then(|| Projector::start(&databases.to_follow(), &databases.to_project()));
+        let projector = roles.contains(&Role::Project).then(|| {
+            Followers::start(&Projection::ALL, "skyriff project", &databases.to_follow(), &databases.to_project())
+        });
         let queries = roles.contains(&Role::Query).then(|| {
             let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
             Replicas::new(databases.shard_count, databases.to_query(), patience)

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use skyriff_domain::{Bucket, ShardCount, ShardId, UserId};
+use skyriff_follow::{Follower, Followers, LogDatabase, TableDatabase};
 use skyriff_postgres::{
     databases::{OWNER, PROJECT},
     testing::TestDatabases,
 };
-use skyriff_projections::{EventDatabase, Projection, Projector, ReadDatabase};
+use skyriff_projections::Projection;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -22,16 +23,16 @@ pub(crate) fn all_shards() -> Vec<ShardId> {
     ShardCount::default().shards().collect()
 }
 
-pub(crate) fn projector(log: &Log) -> Projector {
+pub(crate) fn projector(log: &Log) -> Followers {
     projector_into(log, &[(&log.databases, all_shards())])
 }
 
-pub(crate) fn projector_into(log: &Log, reads: &[(&TestDatabases, Vec<ShardId>)]) -> Projector {
-    let events = EventDatabase { options: log.databases.event_store(PROJECT), shards: all_shards() };
+pub(crate) fn projector_into(log: &Log, reads: &[(&TestDatabases, Vec<ShardId>)]) -> Followers {
+    let events = LogDatabase { options: log.databases.event_store(PROJECT), shards: all_shards() };
     let reads = reads
         .iter()
-        .map(|(databases, shards)| ReadDatabase { options: databases.read_models(PROJECT), shards: shards.clone() });
-    Projector::start(&[events], &reads.collect::<Vec<_>>())
+        .map(|(databases, shards)| TableDatabase { options: databases.read_models(PROJECT), shards: shards.clone() });
+    Followers::start(&Projection::ALL, "skyriff project", &[events], &reads.collect::<Vec<_>>())
 }
 
 pub(crate) async fn connect(databases: &TestDatabases) -> PgConnection {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use skyriff_domain::UserId;
+use skyriff_follow::Followers;
 use skyriff_postgres::databases::PROJECT;
-use skyriff_projections::Projector;
 use sqlx::{ConnectOptions, Executor};
 use tokio::runtime::{Builder, Runtime};
 
@@ -16,7 +16,7 @@ use crate::{
 /// A projector that can be killed like a process: in the middle of whatever it does.
 struct Process {
     runtime: Runtime,
-    _projector: Projector,
+    _projector: Followers,
 }
 
 impl Process {

@@ -1,4 +1,4 @@
-//! Keeps one projection of one read database up with the log.
+//! Keeps the tables of one follower in one database up with the log.
 //!
 //! ```text
 //! wait for a notification (or a second) ─▶ read after the checkpoints ─▶ apply and move the checkpoints ─▶ again
@@ -23,8 +23,8 @@ use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    follower::{ApplyError, Follower},
     log::{self, LogError, ShardEvents},
-    projection::{ProjectError, Projection},
 };
 
 /// Events of one shard in one batch.
@@ -37,63 +37,68 @@ const STEP_MAX: Duration = Duration::from_secs(60);
 const BACK_OFF: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
-/// Events that the log has and the read model has not, by `projection` and `shard`.
-const LAG_EVENTS: &str = "skyriff_projection_lag_events";
+/// Events that the log has and the tables have not, by `follower` and `shard`.
+const LAG_EVENTS: &str = "skyriff_follower_lag_events";
 /// Seconds since the oldest event that is not applied yet was recorded; 0 when there is none.
-const LAG_SECONDS: &str = "skyriff_projection_lag_seconds";
+const LAG_SECONDS: &str = "skyriff_follower_lag_seconds";
 /// 1 while a shard stands still before an event that cannot be applied.
-const STOPPED: &str = "skyriff_projection_stopped";
+const STOPPED: &str = "skyriff_follower_stopped";
 /// Events applied.
-const EVENTS: &str = "skyriff_projection_events_total";
+const EVENTS: &str = "skyriff_follower_events_total";
 /// Seconds to apply and commit a batch.
-const BATCH_SECONDS: &str = "skyriff_projection_batch_seconds";
+const BATCH_SECONDS: &str = "skyriff_follower_batch_seconds";
 
 /// One database of the event store.
 #[derive(Clone, Debug)]
-pub struct EventDatabase {
+pub struct LogDatabase {
     /// How to connect, as the role that may read events.
     pub options: PgConnectOptions,
     /// Its shards.
     pub shards: Vec<ShardId>,
 }
 
-/// One database of read models, on the primary that takes its writes.
+/// One database of the tables that follow, on the primary that takes its writes.
 #[derive(Clone, Debug)]
-pub struct ReadDatabase {
-    /// How to connect, as the role that may write read models.
+pub struct TableDatabase {
+    /// How to connect, as the role that may write them.
     pub options: PgConnectOptions,
     /// Its shards.
     pub shards: Vec<ShardId>,
 }
 
-/// The running projections.
+/// Followers, running.
 #[derive(Debug)]
-pub struct Projector {
+pub struct Followers {
     tasks: Vec<JoinHandle<()>>,
     stop: CancellationToken,
 }
 
-impl Projector {
-    /// Start a runner for every projection and every pair of an event database and a read database that share shards.
-    pub fn start(event_databases: &[EventDatabase], read_databases: &[ReadDatabase]) -> Self {
+impl Followers {
+    /// Start a runner for every follower and every pair of a database of the log and one of tables that share shards.
+    pub fn start<F: Follower>(
+        followers: &[F],
+        program: &'static str,
+        logs: &[LogDatabase],
+        places: &[TableDatabase],
+    ) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = Vec::new();
-        for events in event_databases {
+        for events in logs {
             let mut wakers = Vec::new();
-            for reads in read_databases {
+            for tables in places {
                 let shards: Vec<_> =
-                    reads.shards.iter().filter(|shard| events.shards.contains(shard)).copied().collect();
+                    tables.shards.iter().filter(|shard| events.shards.contains(shard)).copied().collect();
                 if shards.is_empty() {
                     continue;
                 }
-                for projection in Projection::ALL {
+                for follower in followers.iter().copied() {
                     let waker = Arc::new(Notify::new());
                     wakers.push(Arc::clone(&waker));
                     let runner = Runner {
-                        projection,
+                        follower,
                         shards: shards.clone(),
-                        log: events.options.clone().application_name("skyriff project"),
-                        reads: reads.options.clone().application_name("skyriff project"),
+                        log: events.options.clone().application_name(program),
+                        tables: tables.options.clone().application_name(program),
                     };
                     tasks.push(tokio::spawn(runner.run(waker, stop.clone())));
                 }
@@ -109,7 +114,7 @@ impl Projector {
         // One that has ended was awaited already, by `failed`, or has nothing left to say.
         for task in self.tasks.into_iter().filter(|task| !task.is_finished()) {
             if let Err(error) = task.await {
-                tracing::error!(%error, "a projection ended badly");
+                tracing::error!(%error, "a follower ended badly");
             }
         }
     }
@@ -118,8 +123,8 @@ impl Projector {
     pub async fn failed(&mut self) -> String {
         let (ended, ..) = futures::future::select_all(self.tasks.iter_mut()).await;
         match ended {
-            Ok(()) => "a projection ended by itself".to_owned(),
-            Err(error) => format!("a projection ended badly: {error}"),
+            Ok(()) => "a follower ended by itself".to_owned(),
+            Err(error) => format!("a follower ended badly: {error}"),
         }
     }
 }
@@ -150,30 +155,30 @@ async fn listen(options: PgConnectOptions, wakers: Vec<Arc<Notify>>, stop: Cance
     }
 }
 
-/// A projection could not go on for now.
+/// A follower could not go on for now.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
-    Project(#[from] ProjectError),
-    #[error("the read database cannot be reached")]
-    Reads(#[from] sqlx::Error),
+    Apply(#[from] ApplyError),
+    #[error("the database of the tables cannot be reached")]
+    Tables(#[from] sqlx::Error),
     #[error("a database does not answer")]
     Late,
 }
 
-struct Runner {
-    projection: Projection,
+struct Runner<F> {
+    follower: F,
     shards: Vec<ShardId>,
     log: PgConnectOptions,
-    reads: PgConnectOptions,
+    tables: PgConnectOptions,
 }
 
 /// What a runner works on.
 struct Connections {
     log: PgConnection,
-    reads: PgConnection,
+    tables: PgConnection,
 }
 
 /// A shard that stands still.
@@ -182,7 +187,7 @@ struct Stopped {
     back_off: Duration,
 }
 
-impl Runner {
+impl<F: Follower> Runner<F> {
     async fn run(self, waker: Arc<Notify>, stop: CancellationToken) {
         let mut connections = None;
         let mut stopped = BTreeMap::new();
@@ -200,7 +205,11 @@ impl Runner {
                 Err(error) => {
                     connections = None;
                     back_off = (back_off * 2).min(BACK_OFF_MAX);
-                    tracing::warn!(projection = %self.projection, error = chain(&error), "a projection waits for its databases");
+                    tracing::warn!(
+                        follower = self.follower.name(),
+                        error = chain(&error),
+                        "a follower waits for its databases"
+                    );
                     back_off
                 }
             };
@@ -226,17 +235,17 @@ impl Runner {
         };
         let now = Instant::now();
         let waits = |shard: &ShardId| stopped.get(shard).is_some_and(|stopped| stopped.again_at > now);
-        let mut checkpoints = self.checkpoints(&mut open.reads).await?;
+        let mut checkpoints = self.checkpoints(&mut open.tables).await?;
         checkpoints.retain(|shard, _| !waits(shard));
         let mut read = log::read_after(&mut open.log, &checkpoints, BATCH_PER_SHARD).await?;
         let full = read.values().any(|shard| i64::try_from(shard.events.len()).is_ok_and(|n| n >= BATCH_PER_SHARD));
 
         let whole: Vec<_> = read.values_mut().flat_map(|shard| std::mem::take(&mut shard.events)).collect();
-        let mut failed = match self.apply(&mut open.reads, &checkpoints, &whole).await {
+        let mut failed = match self.apply(&mut open.tables, &checkpoints, &whole).await {
             Ok(()) => BTreeMap::new(),
             Err(error) if is_about_the_connection(&error) => return Err(error),
             // One shard's event must not stop the others: each on its own, and the one up to the event.
-            Err(_) => self.apply_shard_by_shard(&mut open.reads, &checkpoints, &whole).await?,
+            Err(_) => self.apply_shard_by_shard(&mut open.tables, &checkpoints, &whole).await?,
         };
         for (shard, ShardEvents { stopped_by, .. }) in read {
             if let Some(error) = stopped_by {
@@ -244,7 +253,7 @@ impl Runner {
             }
         }
         for (shard, error) in &failed {
-            self.stand_still(&mut open.reads, stopped, *shard, error).await?;
+            self.stand_still(&mut open.tables, stopped, *shard, error).await?;
         }
         let recovered: Vec<_> = stopped
             .keys()
@@ -252,7 +261,7 @@ impl Runner {
             .copied()
             .collect();
         for shard in recovered {
-            self.go_on(&mut open.reads, stopped, shard).await?;
+            self.go_on(&mut open.tables, stopped, shard).await?;
         }
         self.report(open).await?;
         Ok(full)
@@ -261,7 +270,7 @@ impl Runner {
     /// Apply events of several shards and move their checkpoints, or neither.
     async fn apply(
         &self,
-        reads: &mut PgConnection,
+        tables: &mut PgConnection,
         checkpoints: &BTreeMap<ShardId, Position>,
         events: &[RecordedEvent],
     ) -> Result<(), RunError> {
@@ -273,15 +282,15 @@ impl Runner {
         for event in events {
             last.insert(event.at.shard, event.at.position);
         }
-        let mut transaction = reads.begin().await?;
+        let mut transaction = tables.begin().await?;
         let before = last.keys().map(|shard| checkpoints.get(shard).copied().unwrap_or_default().0);
         let moved = sqlx::query(
             "UPDATE checkpoints c SET position = m.last, updated_at = now(), stopped = NULL
              FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS m (shard, before, last)
              WHERE c.projection = $1 AND c.version = $2 AND c.shard = m.shard AND c.position = m.before",
         )
-        .bind(self.projection.name())
-        .bind(self.projection.version())
+        .bind(self.follower.name())
+        .bind(self.follower.version())
         .bind(last.keys().map(|shard| number(*shard)).collect::<Vec<_>>())
         .bind(before.collect::<Vec<_>>())
         .bind(last.values().map(|position| position.0).collect::<Vec<_>>())
@@ -292,17 +301,17 @@ impl Runner {
             transaction.rollback().await?;
             return Ok(());
         }
-        self.projection.apply(events, &mut transaction).await?;
+        self.follower.apply(events, &mut transaction).await?;
         transaction.commit().await?;
-        counter!(EVENTS, "projection" => self.projection.name()).increment(u64::try_from(events.len()).unwrap_or(0));
-        histogram!(BATCH_SECONDS, "projection" => self.projection.name()).record(started.elapsed());
+        counter!(EVENTS, "follower" => self.follower.name()).increment(u64::try_from(events.len()).unwrap_or(0));
+        histogram!(BATCH_SECONDS, "follower" => self.follower.name()).record(started.elapsed());
         Ok(())
     }
 
     /// Each shard alone; of a shard that fails, as many events as go.
     async fn apply_shard_by_shard(
         &self,
-        reads: &mut PgConnection,
+        tables: &mut PgConnection,
         checkpoints: &BTreeMap<ShardId, Position>,
         events: &[RecordedEvent],
     ) -> Result<BTreeMap<ShardId, RunError>, RunError> {
@@ -313,7 +322,7 @@ impl Runner {
             let mut size = rest.len();
             while let (Some(first), true) = (rest.first(), size > 0) {
                 let (now, later) = rest.split_at(size.min(rest.len()));
-                match self.apply(reads, &checkpoints, now).await {
+                match self.apply(tables, &checkpoints, now).await {
                     Ok(()) => {
                         checkpoints.extend(now.last().map(|event| (event.at.shard, event.at.position)));
                         rest = later;
@@ -332,27 +341,27 @@ impl Runner {
 
     async fn connect(&self) -> Result<Connections, RunError> {
         let log = self.log.connect().await.map_err(LogError::Database)?;
-        let mut reads = self.reads.connect().await?;
+        let mut tables = self.tables.connect().await?;
         sqlx::query(
             "INSERT INTO checkpoints (projection, version, shard) SELECT $1, $2, unnest($3::smallint[])
              ON CONFLICT DO NOTHING",
         )
-        .bind(self.projection.name())
-        .bind(self.projection.version())
+        .bind(self.follower.name())
+        .bind(self.follower.version())
         .bind(self.shards.iter().map(|shard| number(*shard)).collect::<Vec<_>>())
-        .execute(&mut reads)
+        .execute(&mut tables)
         .await?;
-        Ok(Connections { log, reads })
+        Ok(Connections { log, tables })
     }
 
-    async fn checkpoints(&self, reads: &mut PgConnection) -> Result<BTreeMap<ShardId, Position>, sqlx::Error> {
+    async fn checkpoints(&self, tables: &mut PgConnection) -> Result<BTreeMap<ShardId, Position>, sqlx::Error> {
         let rows: Vec<(i16, i64)> = sqlx::query_as(
             "SELECT shard, position FROM checkpoints WHERE projection = $1 AND version = $2 AND shard = ANY ($3)",
         )
-        .bind(self.projection.name())
-        .bind(self.projection.version())
+        .bind(self.follower.name())
+        .bind(self.follower.version())
         .bind(self.shards.iter().map(|shard| number(*shard)).collect::<Vec<_>>())
-        .fetch_all(reads)
+        .fetch_all(tables)
         .await?;
         let of =
             |(shard, position): (i16, i64)| (ShardId(u16::try_from(shard).unwrap_or_default()), Position(position));
@@ -361,7 +370,7 @@ impl Runner {
 
     async fn stand_still(
         &self,
-        reads: &mut PgConnection,
+        tables: &mut PgConnection,
         stopped: &mut BTreeMap<ShardId, Stopped>,
         shard: ShardId,
         error: &RunError,
@@ -369,37 +378,37 @@ impl Runner {
         let back_off = stopped.get(&shard).map_or(BACK_OFF, |before| (before.back_off * 2).min(BACK_OFF_MAX));
         let reason = chain(error);
         if !stopped.contains_key(&shard) {
-            tracing::error!(projection = %self.projection, %shard, error = reason, "a shard of a projection stands still");
+            tracing::error!(follower = self.follower.name(), %shard, error = reason, "a shard of a follower stands still");
         }
         stopped.insert(shard, Stopped { again_at: Instant::now() + back_off, back_off });
         self.gauge(STOPPED, shard).set(1.0);
-        self.say_stopped(reads, shard, Some(&reason)).await
+        self.say_stopped(tables, shard, Some(&reason)).await
     }
 
     async fn go_on(
         &self,
-        reads: &mut PgConnection,
+        tables: &mut PgConnection,
         stopped: &mut BTreeMap<ShardId, Stopped>,
         shard: ShardId,
     ) -> Result<(), sqlx::Error> {
-        tracing::info!(projection = %self.projection, %shard, "a shard of a projection goes on");
+        tracing::info!(follower = self.follower.name(), %shard, "a shard of a follower goes on");
         stopped.remove(&shard);
         self.gauge(STOPPED, shard).set(0.0);
-        self.say_stopped(reads, shard, None).await
+        self.say_stopped(tables, shard, None).await
     }
 
     async fn say_stopped(
         &self,
-        reads: &mut PgConnection,
+        tables: &mut PgConnection,
         shard: ShardId,
         reason: Option<&str>,
     ) -> Result<(), sqlx::Error> {
         sqlx::query("UPDATE checkpoints SET stopped = $4 WHERE projection = $1 AND version = $2 AND shard = $3")
-            .bind(self.projection.name())
-            .bind(self.projection.version())
+            .bind(self.follower.name())
+            .bind(self.follower.version())
             .bind(number(shard))
             .bind(reason)
-            .execute(reads)
+            .execute(tables)
             .await?;
         Ok(())
     }
@@ -412,7 +421,7 @@ impl Runner {
             .fetch_all(&mut open.log)
             .await
             .map_err(LogError::Database)?;
-        let checkpoints = self.checkpoints(&mut open.reads).await?;
+        let checkpoints = self.checkpoints(&mut open.tables).await?;
         // The oldest event that is not there yet tells how old what readers see may be.
         let next_recorded_at: Vec<(i16, DateTime<Utc>)> = sqlx::query_as(
             "SELECT e.shard, e.recorded_at FROM unnest($1::smallint[], $2::bigint[]) AS c (shard, position)
@@ -437,7 +446,7 @@ impl Runner {
     }
 
     fn gauge(&self, name: &'static str, shard: ShardId) -> ::metrics::Gauge {
-        gauge!(name, "projection" => self.projection.name(), "shard" => shard.to_string())
+        gauge!(name, "follower" => self.follower.name(), "shard" => shard.to_string())
     }
 }
 
@@ -446,8 +455,8 @@ fn is_about_the_connection(error: &RunError) -> bool {
     if matches!(error, RunError::Late) {
         return true;
     }
-    let (RunError::Reads(error)
-    | RunError::Project(ProjectError::Database(error))
+    let (RunError::Tables(error)
+    | RunError::Apply(ApplyError::Database(error))
     | RunError::Log(LogError::Database(error))) = error
     else {
         return false;

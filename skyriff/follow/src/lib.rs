@@ -1,0 +1,14 @@
+//! Following the log of an event store: reading it in order without a gap ([`log`]), and keeping tables up with it
+//! ([`runner`]).
+//!
+//! A [`Follower`] says how a batch of events changes its tables. The runner gives it the batch and a transaction on the
+//! database of those tables; rows and checkpoint commit together, so every event counts once, wherever it came from and
+//! however often. Read models are kept this way, and so is what processes have to do.
+
+pub mod follower;
+pub mod log;
+pub mod runner;
+
+pub use follower::{ApplyError, Batch, Follower};
+pub use log::LogError;
+pub use runner::{Followers, LogDatabase, TableDatabase};
