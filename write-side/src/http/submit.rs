@@ -9,7 +9,10 @@ use axum::{
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use skyriff_domain::{Command, CommandId, Intent, Metadata, Refusal, UserId, points_account, recharge_order};
+use skyriff_domain::{
+    Command, CommandId, Intent, Metadata, Refusal, UserId, points_account, recharge_order, tip, withdrawal,
+    withdrawal::allowance,
+};
 use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, problem::IDEMPOTENT_REPLAYED};
 use utoipa::{IntoResponses, ToSchema};
 
@@ -266,25 +269,45 @@ pub(super) fn problem(failure: Failure) -> Problem {
 
 /// Every refusal by name: a new one has to say here how it is answered.
 fn of_refusal(refusal: &Refusal) -> Problem {
-    use points_account::Refusal as R;
     let kind = match refusal {
-        Refusal::Points(refusal) => match refusal {
-            R::AlreadyCheckedIn { .. } => &Kind::ALREADY_CHECKED_IN,
-            R::InsufficientPoints { .. } => &Kind::INSUFFICIENT_POINTS,
-            R::AmountOutOfRange { .. } | R::HoldLifetimeOutOfRange { .. } | R::EarnedAsPaid | R::TimeOutOfRange => {
-                &Kind::OUT_OF_RANGE
-            }
-            R::CheckInBeforeLast { .. }
-            | R::AccountFull
-            | R::HoldExists(_)
-            | R::HoldNotFound(_)
-            | R::HoldTooSmall { .. }
-            | R::TooManyHolds { .. }
-            | R::SpendExists(_)
-            | R::SpendNotFound(_)
-            | R::SpendTooSmall { .. } => &Kind::REFUSED,
-        },
+        Refusal::Points(refusal) => of_account(refusal),
         Refusal::RechargeOrder(recharge_order::Refusal::OrderMismatch) => &Kind::ORDER_MISMATCH,
+        Refusal::Tip(refusal) => match refusal {
+            tip::Refusal::ToOneself | tip::Refusal::AmountOutOfRange { .. } => &Kind::OUT_OF_RANGE,
+            tip::Refusal::Mismatch | tip::Refusal::NotOffered | tip::Refusal::Ended => &Kind::REFUSED,
+        },
+        Refusal::TipReceipt(tip::receipt::Refusal::Mismatch) => &Kind::REFUSED,
+        Refusal::Withdrawal(refusal) => match refusal {
+            withdrawal::Refusal::AmountOutOfRange { .. } => &Kind::OUT_OF_RANGE,
+            withdrawal::Refusal::OwnRequest | withdrawal::Refusal::SameReviewer => &Kind::FOUR_EYES,
+            withdrawal::Refusal::NotRequested => &Kind::NOT_FOUND,
+            withdrawal::Refusal::Mismatch | withdrawal::Refusal::NotNow { .. } => &Kind::REFUSED,
+        },
+        Refusal::WithdrawalAllowance(refusal) => match refusal {
+            allowance::Refusal::OneIsOpen(_) => &Kind::WITHDRAWAL_OPEN,
+            allowance::Refusal::DailyLimit { .. } | allowance::Refusal::MonthlyLimit { .. } => &Kind::WITHDRAWAL_LIMIT,
+            allowance::Refusal::NotOpen(_) => &Kind::REFUSED,
+        },
     };
     Problem::new(kind).detail(refusal.to_string())
+}
+
+fn of_account(refusal: &points_account::Refusal) -> &'static Kind {
+    use points_account::Refusal as R;
+    match refusal {
+        R::AlreadyCheckedIn { .. } => &Kind::ALREADY_CHECKED_IN,
+        R::InsufficientPoints { .. } => &Kind::INSUFFICIENT_POINTS,
+        R::AmountOutOfRange { .. } | R::HoldLifetimeOutOfRange { .. } | R::EarnedAsPaid | R::TimeOutOfRange => {
+            &Kind::OUT_OF_RANGE
+        }
+        R::CheckInBeforeLast { .. }
+        | R::AccountFull
+        | R::HoldExists(_)
+        | R::HoldNotFound(_)
+        | R::HoldTooSmall { .. }
+        | R::TooManyHolds { .. }
+        | R::SpendExists(_)
+        | R::SpendNotFound(_)
+        | R::SpendTooSmall { .. } => &Kind::REFUSED,
+    }
 }
