@@ -242,6 +242,15 @@ impl Databases {
         self.event_store.iter().map(of).collect()
     }
 
+    /// For processes.
+    pub fn to_react(&self) -> Vec<skyriff_write_side::processes::ProcessDatabase> {
+        let of = |place: &Place| skyriff_write_side::processes::ProcessDatabase {
+            options: place.primary.clone().username(databases::PROCESS),
+            shards: place.shards.clone(),
+        };
+        self.event_store.iter().map(of).collect()
+    }
+
     /// For projections: the log.
     pub fn to_follow(&self) -> Vec<skyriff_follow::LogDatabase> {
         let of = |place: &Place| skyriff_follow::LogDatabase {
