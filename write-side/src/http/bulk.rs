@@ -123,9 +123,15 @@ struct BulkResult<'a> {
     /// The status that the single command would have had.
     status: u16,
     #[serde(flatten)]
-    accepted: Option<AcceptedBody<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<ProblemBody<'a>>,
+    answer: Answer<'a>,
+}
+
+/// The single command's answer.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum Answer<'a> {
+    Accepted(AcceptedBody<'a>),
+    Refused { problem: ProblemBody<'a> },
 }
 
 type Outcome = Result<Receipt, Problem>;
@@ -251,10 +257,10 @@ fn result(outcome: &Outcome) -> Result<BulkResult<'_>, serde_json::Error> {
     Ok(match outcome {
         Ok(receipt) => {
             let accepted = AcceptedBody::of(receipt)?;
-            BulkResult { status: accepted.status().as_u16(), accepted: Some(accepted), problem: None }
+            BulkResult { status: accepted.status().as_u16(), answer: Answer::Accepted(accepted) }
         }
         Err(problem) => {
-            BulkResult { status: problem.kind.status.as_u16(), accepted: None, problem: Some(problem.body(None)) }
+            BulkResult { status: problem.kind.status.as_u16(), answer: Answer::Refused { problem: problem.body(None) } }
         }
     })
 }
