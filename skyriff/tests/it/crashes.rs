@@ -8,7 +8,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    play::{play, summary},
+    play::{PLAY_MAX, play, summary},
     support::{Api, Books, Ended, Folder, eventually},
 };
 
@@ -51,7 +51,7 @@ async fn a_server_killed_in_the_middle_of_a_play_goes_on_where_it_was() {
     assert!(playing.is_running(), "the crash came too late");
 
     let dev = folder.dev_at(&listen).await;
-    let played = playing.end().await;
+    let played = playing.end_within(PLAY_MAX).await;
     assert!(summary(&played)["retries"] > 0, "{}", played.stdout);
     all_is_well(&folder, played).await;
     dev.interrupt().await.well();
@@ -74,7 +74,7 @@ async fn a_primary_killed_in_the_middle_of_a_play_is_started_again_and_nothing_i
         assert!(playing.is_running(), "the crash came too late");
         eventually("another primary", async || folder.postmaster("primary").filter(|pid| *pid != killed)).await;
     }
-    all_is_well(&folder, playing.end().await).await;
+    all_is_well(&folder, playing.end_within(PLAY_MAX).await).await;
     assert!(dev.api.metric("skyriff_executor_connections_lost_total", "").await > 0.0);
     dev.interrupt().await.well();
 }
