@@ -12,11 +12,13 @@ pub enum Projection {
     Balances,
     /// Every posting.
     LedgerEntries,
+    /// Who likes what, and how often each work is liked.
+    Likes,
 }
 
 impl Projection {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Balances, Self::LedgerEntries];
+    pub const ALL: [Self; 3] = [Self::Balances, Self::LedgerEntries, Self::Likes];
 }
 
 impl Follower for Projection {
@@ -24,12 +26,13 @@ impl Follower for Projection {
         match self {
             Self::Balances => "balances",
             Self::LedgerEntries => "ledger_entries",
+            Self::Likes => "likes",
         }
     }
 
     fn version(self) -> i32 {
         match self {
-            Self::Balances | Self::LedgerEntries => 1,
+            Self::Balances | Self::LedgerEntries | Self::Likes => 1,
         }
     }
 
@@ -37,6 +40,7 @@ impl Follower for Projection {
         match self {
             Self::Balances => crate::balances::apply(batch, transaction).await,
             Self::LedgerEntries => crate::ledger_entries::apply(batch, transaction).await,
+            Self::Likes => crate::likes::apply(batch, transaction).await,
         }
     }
 }

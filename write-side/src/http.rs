@@ -1,6 +1,7 @@
 //! Commands over HTTP.
 
 mod bulk;
+mod likes;
 mod points;
 mod submit;
 
@@ -10,5 +11,5 @@ use crate::Commands;
 
 /// Every command's route.
 pub fn routes(commands: Commands) -> OpenApiRouter {
-    points::routes().merge(bulk::routes()).with_state(commands)
+    points::routes().merge(likes::routes()).merge(bulk::routes()).with_state(commands)
 }

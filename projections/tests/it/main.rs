@@ -6,6 +6,7 @@ mod books;
 mod log;
 
 mod exactly_once;
+mod likes;
 mod months;
 mod placement;
 mod rows;

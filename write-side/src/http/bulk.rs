@@ -13,7 +13,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use skyriff_domain::{
-    Bucket, HoldId, Intent, Label, Note, OrderId, Points, SpendId, UserId,
+    Bucket, HoldId, Intent, Label, Note, OrderId, Points, SpendId, UserId, WorkId, like,
     points_account::{Action, Direction},
 };
 use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, problem::ProblemBody};
@@ -21,7 +21,10 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::submit::{AcceptedBody, Asked, is_key, problem, submission};
+use super::{
+    likes,
+    submit::{AcceptedBody, Asked, is_key, problem, submission},
+};
 use crate::{Commands, Failure, Receipt, Submission, commands::NotTogether};
 
 /// Commands in one JSON body, and lines of NDJSON that are under way at once.
@@ -86,12 +89,16 @@ enum What {
     Release { hold: HoldId },
     Expire {},
     Adjust { bucket: Bucket, direction: Direction, points: Points, reason: Note },
+    Like { work: WorkId },
+    Unlike { work: WorkId },
 }
 
 impl What {
-    fn asked(self) -> (Right, Intent) {
+    fn asked(self) -> Result<(Right, Intent), Problem> {
         let (right, action) = match self {
-            Self::Recharge { order, points } => return (Right::Credit, Intent::Recharge { order, points }),
+            Self::Recharge { order, points } => return Ok((Right::Credit, Intent::Recharge { order, points })),
+            Self::Like { work } => return Ok((Right::Like, likes::intent(work, like::Command::Like)?)),
+            Self::Unlike { work } => return Ok((Right::Like, likes::intent(work, like::Command::Unlike)?)),
             Self::CheckIn {} => (Right::CheckIn, Action::CheckIn),
             Self::Earn { bucket, points, reason } => (Right::Credit, Action::Earn { bucket, points, reason }),
             Self::Spend { spend, points, product } => (Right::Spend, Action::Spend { spend, points, product }),
@@ -106,7 +113,7 @@ impl What {
                 (Right::Adjust, Action::Adjust { bucket, direction, points, reason })
             }
         };
-        (right, Intent::Points(action))
+        Ok((right, Intent::Points(action)))
     }
 }
 
@@ -191,7 +198,7 @@ impl BulkSender {
             let detail = "the member idempotency_key is 1 to 255 printable ASCII characters";
             return Err(Problem::new(&Kind::KEY_MISSING).detail(detail));
         }
-        let (right, intent) = what.asked();
+        let (right, intent) = what.asked()?;
         submission(&self.caller, &self.context, &idempotency_key, Asked { right, user, said_at: occurred_at, intent })
     }
 
