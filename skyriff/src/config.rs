@@ -22,7 +22,10 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use skyriff_domain::{Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, withdrawal::WithdrawalPolicy};
+use skyriff_domain::{
+    Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, video_job::VideoPolicy,
+    withdrawal::WithdrawalPolicy,
+};
 use skyriff_postgres::databases;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
@@ -151,7 +154,12 @@ impl WithdrawalArguments {
 impl PolicyArguments {
     /// The policy, if its numbers are possible.
     pub fn policy(&self) -> Result<Policy> {
-        Ok(Policy { points: self.points()?, tips: self.tips.policy()?, withdrawals: self.withdrawals.policy()? })
+        Ok(Policy {
+            points: self.points()?,
+            tips: self.tips.policy()?,
+            withdrawals: self.withdrawals.policy()?,
+            videos: VideoPolicy::default(),
+        })
     }
 
     fn points(&self) -> Result<PointsPolicy> {
@@ -237,6 +245,15 @@ impl Databases {
     pub fn to_append(&self) -> Vec<skyriff_write_side::commands::EventDatabase> {
         let of = |place: &Place| skyriff_write_side::commands::EventDatabase {
             options: place.primary.clone().username(databases::COMMAND),
+            shards: place.shards.clone(),
+        };
+        self.event_store.iter().map(of).collect()
+    }
+
+    /// For processes.
+    pub fn to_react(&self) -> Vec<skyriff_write_side::processes::ProcessDatabase> {
+        let of = |place: &Place| skyriff_write_side::processes::ProcessDatabase {
+            options: place.primary.clone().username(databases::PROCESS),
             shards: place.shards.clone(),
         };
         self.event_store.iter().map(of).collect()

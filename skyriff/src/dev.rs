@@ -57,13 +57,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         let databases = prepare(&folder, &cluster).await?;
         let tokens = token::secret_of(&folder)?;
-        let running = serve::Running::start(
-            &databases,
-            &tokens,
-            &tuning,
-            &[serve::Role::Command, serve::Role::Query, serve::Role::Project],
-        )
-        .await?;
+        let running = serve::Running::start(&databases, &tokens, &tuning, &serve::Role::ALL).await?;
         welcome(&folder, &running.address.to_string(), &tokens, &databases)?;
         // The servers are only stopped after the last request, so their end is a failure.
         let until = running.until(stop.clone());
