@@ -33,6 +33,8 @@ pub enum Right {
     ResolvePayout,
     /// Read balances, ledger entries, likes, tips and withdrawals.
     ReadAccount,
+    /// Read what everybody may see of works: how often they are liked, and which are liked most.
+    ReadWorks,
     /// Say that something happened in the past.
     Backdate,
 }
@@ -69,6 +71,7 @@ impl Right {
             Self::Review        => [None, None,   None,    All,     None,   None,   None],
             Self::ResolvePayout => [None, None,   All,     None,    None,   None,   None],
             Self::ReadAccount   => [Own,  All,    All,     All,     All,    None,   None],
+            Self::ReadWorks     => [All,  All,    All,     All,     All,    All,    None],
             Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
         };
         match role {
