@@ -14,11 +14,13 @@ pub enum Projection {
     LedgerEntries,
     /// Who likes what, and how often each work is liked.
     Likes,
+    /// What users show.
+    Works,
 }
 
 impl Projection {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Balances, Self::LedgerEntries, Self::Likes];
+    pub const ALL: [Self; 4] = [Self::Balances, Self::LedgerEntries, Self::Likes, Self::Works];
 }
 
 impl Follower for Projection {
@@ -27,12 +29,13 @@ impl Follower for Projection {
             Self::Balances => "balances",
             Self::LedgerEntries => "ledger_entries",
             Self::Likes => "likes",
+            Self::Works => "works",
         }
     }
 
     fn version(self) -> i32 {
         match self {
-            Self::Balances | Self::LedgerEntries | Self::Likes => 1,
+            Self::Balances | Self::LedgerEntries | Self::Likes | Self::Works => 1,
         }
     }
 
@@ -41,6 +44,7 @@ impl Follower for Projection {
             Self::Balances => crate::balances::apply(batch, transaction).await,
             Self::LedgerEntries => crate::ledger_entries::apply(batch, transaction).await,
             Self::Likes => crate::likes::apply(batch, transaction).await,
+            Self::Works => crate::works::apply(batch, transaction).await,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Queries out: read models served from replicas, as fresh as the client asks for.
 //!
 //! A query is a file per screen, its response and its SQL together ([`balance`], [`ledger_entries`], [`likes`],
-//! [`liked_works`], [`work_likes`], [`hot_works`]); [`replicas`] decides which database answers, and [`cached`] keeps
+//! [`liked_works`], [`work_likes`], [`hot_works`], [`work`], [`works`]); [`replicas`] decides which database answers, and [`cached`] keeps
 //! what is too much work for each request.
 
 pub mod balance;
@@ -9,9 +9,12 @@ pub mod hot_works;
 pub mod ledger_entries;
 pub mod liked_works;
 pub mod likes;
+pub mod work;
 pub mod work_likes;
+pub mod works;
 
 pub mod cached;
+pub mod page;
 pub mod replicas;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -27,6 +30,9 @@ pub fn routes(replicas: Replicas) -> OpenApiRouter {
         .routes(routes!(likes::likes))
         .routes(routes!(liked_works::liked_works))
         .routes(routes!(work_likes::work_likes))
+        .routes(routes!(work::work))
+        .routes(routes!(works::newest))
+        .routes(routes!(works::of_user))
         .with_state(replicas.clone())
         .merge(OpenApiRouter::new().routes(routes!(hot_works::hot_works)).with_state(HotWorks::new(replicas)))
 }

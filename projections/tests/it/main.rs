@@ -11,3 +11,4 @@ mod months;
 mod placement;
 mod rows;
 mod standstill;
+mod works;

@@ -19,6 +19,10 @@ pub enum Right {
     Adjust,
     /// Like works, and take likes back.
     Like,
+    /// Show works, and no longer.
+    Publish,
+    /// Bring in works that were made elsewhere.
+    ImportWork,
     /// Give tips.
     Tip,
     /// Ask for withdrawals, and cancel them.
@@ -60,6 +64,8 @@ impl Right {
             Self::Expire        => [None, All,    All,     None,    None,   None,   None],
             Self::Adjust        => [None, None,   All,     None,    None,   None,   None],
             Self::Like          => [Own,  All,    None,    None,    None,   None,   None],
+            Self::Publish       => [Own,  All,    None,    None,    None,   None,   None],
+            Self::ImportWork    => [None, All,    None,    None,    None,   None,   None],
             Self::Tip           => [Own,  All,    None,    None,    None,   None,   None],
             Self::Withdraw      => [Own,  None,   None,    None,    None,   None,   None],
             Self::Review        => [None, None,   None,    All,     None,   None,   None],
