@@ -274,7 +274,10 @@ fn of_refusal(refusal: &Refusal) -> Problem {
         Refusal::RechargeOrder(recharge_order::Refusal::OrderMismatch) => &Kind::ORDER_MISMATCH,
         Refusal::Tip(refusal) => match refusal {
             tip::Refusal::ToOneself | tip::Refusal::AmountOutOfRange { .. } => &Kind::OUT_OF_RANGE,
-            tip::Refusal::Mismatch | tip::Refusal::NotOffered | tip::Refusal::Ended => &Kind::REFUSED,
+            tip::Refusal::InsufficientPoints { .. } => &Kind::INSUFFICIENT_POINTS,
+            // A tip's id is made of its key, which is remembered in the tip for ever.
+            tip::Refusal::Mismatch => &Kind::KEY_REUSED,
+            tip::Refusal::Declined { .. } | tip::Refusal::NotOffered | tip::Refusal::Ended => &Kind::REFUSED,
         },
         Refusal::TipReceipt(tip::receipt::Refusal::Mismatch) => &Kind::REFUSED,
         Refusal::Withdrawal(refusal) => match refusal {
