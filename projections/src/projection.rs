@@ -12,11 +12,13 @@ pub enum Projection {
     Balances,
     /// Every posting.
     LedgerEntries,
+    /// How far each tip is.
+    Tips,
 }
 
 impl Projection {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Balances, Self::LedgerEntries];
+    pub const ALL: [Self; 3] = [Self::Balances, Self::LedgerEntries, Self::Tips];
 }
 
 impl Follower for Projection {
@@ -24,12 +26,13 @@ impl Follower for Projection {
         match self {
             Self::Balances => "balances",
             Self::LedgerEntries => "ledger_entries",
+            Self::Tips => "tips",
         }
     }
 
     fn version(self) -> i32 {
         match self {
-            Self::Balances | Self::LedgerEntries => 1,
+            Self::Balances | Self::LedgerEntries | Self::Tips => 1,
         }
     }
 
@@ -37,6 +40,7 @@ impl Follower for Projection {
         match self {
             Self::Balances => crate::balances::apply(batch, transaction).await,
             Self::LedgerEntries => crate::ledger_entries::apply(batch, transaction).await,
+            Self::Tips => crate::tips::apply(batch, transaction).await,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Queries out: read models served from replicas, as fresh as the client asks for.
 //!
-//! A query is a file per screen, its response and its SQL together ([`balance`], [`ledger_entries`]); [`replicas`]
+//! A query is a file per screen, its response and its SQL together ([`balance`], [`ledger_entries`], [`tips`]); [`replicas`]
 //! decides which database answers.
 
 pub mod balance;
 pub mod ledger_entries;
+pub mod tips;
 
 pub mod replicas;
 
@@ -17,5 +18,7 @@ pub fn routes(replicas: Replicas) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(balance::balance))
         .routes(routes!(ledger_entries::ledger_entries))
+        .routes(routes!(tips::tip))
+        .routes(routes!(tips::tips))
         .with_state(replicas)
 }

@@ -27,7 +27,10 @@ use utoipa_swagger_ui::SwaggerUi;
             `Skyriff-At-Least` with a query to read your own write. Everything that goes wrong is \
             `application/problem+json` (RFC 9457) with a stable `type`."
     ),
-    tags((name = "points", description = "What users have, and what moves it")),
+    tags(
+        (name = "points", description = "What users have, and what moves it"),
+        (name = "tips", description = "Points from one user to another")
+    ),
     // Every path names it, no body of a command does: a process of only that role would leave it out.
     components(schemas(UserId)),
     modifiers(&Bearer)

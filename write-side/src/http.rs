@@ -3,6 +3,7 @@
 mod bulk;
 mod points;
 mod submit;
+mod tips;
 
 use utoipa_axum::router::OpenApiRouter;
 
@@ -10,5 +11,5 @@ use crate::Commands;
 
 /// Every command's route.
 pub fn routes(commands: Commands) -> OpenApiRouter {
-    points::routes().merge(bulk::routes()).with_state(commands)
+    points::routes().merge(tips::routes()).merge(bulk::routes()).with_state(commands)
 }
