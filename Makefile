@@ -1,6 +1,6 @@
 # SkyRiff: `make run` sets up and runs everything on this machine, `make test` sets up and runs every test.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test torture check bench clean
+.PHONY: help setup run test test-api torture check bench clean
 
 # Where `make run` keeps its data, and where the setup puts a Postgres when none is installed.
 FOLDER ?= .skyriff
@@ -19,6 +19,11 @@ test: setup ## Run the whole test suite against real Postgres servers
 	cargo build --package skyriff-postgres --locked
 	cargo test --workspace --locked --no-run
 	target/debug/with-postgres cargo test --workspace --locked
+	@$(MAKE) --no-print-directory test-api
+
+test-api: setup ## Ask a running system everything that its description has: no 500, no answer that is not described
+	cargo build --package skyriff --locked
+	@sh skyriff/tests/api/run.sh target/debug/skyriff $(FOLDER)
 
 torture: setup ## Kill, stop and cut a running system, then check every answer; TORTURE_SECONDS=600 TORTURE_SEED=1
 	cargo test --release --package skyriff --locked --test torture

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Event, LikeId, OrderId, Points, Policy, State, StreamId, Streams, UserId, WorkId, like, points_account,
-    points_account::Action, recharge_order, tip, withdrawal,
+    points_account::Action, recharge_order, tip, video_job, withdrawal, work,
 };
 
 /// One thing asked for one user.
@@ -44,6 +44,15 @@ pub enum Intent {
     Tip(tip::Step),
     /// A step of a withdrawal.
     Withdrawal(withdrawal::Step),
+    /// A step of a video job.
+    VideoJob(video_job::Step),
+    /// A work is shown, or no longer.
+    Work {
+        /// Which.
+        work: WorkId,
+        /// What is asked.
+        command: work::Command,
+    },
 }
 
 /// Why a command was refused. Kept as JSON for as long as the command's key is.
@@ -68,6 +77,15 @@ pub enum Refusal {
     /// By what the user may still withdraw.
     #[error(transparent)]
     WithdrawalAllowance(#[from] withdrawal::allowance::Refusal),
+    /// By the job.
+    #[error(transparent)]
+    VideoJob(#[from] video_job::Refusal),
+    /// By how many jobs are in flight.
+    #[error(transparent)]
+    VideoSlots(#[from] video_job::slots::Refusal),
+    /// By the work.
+    #[error(transparent)]
+    Work(#[from] work::Refusal),
 }
 
 impl Command {
@@ -81,6 +99,14 @@ impl Command {
             Intent::Like { work, .. } => vec![StreamId::Like(LikeId { user: self.user, work: *work })],
             Intent::Tip(step) => step.streams(self.user),
             Intent::Withdrawal(step) => step.streams(self.user),
+            Intent::VideoJob(step) => step.streams(self.user),
+            Intent::Work { work, command } => {
+                let job = match command {
+                    work::Command::Publish { job, .. } => *job,
+                    work::Command::Unpublish { .. } => None,
+                };
+                [StreamId::Work(*work)].into_iter().chain(job.map(StreamId::VideoJob)).collect()
+            }
         }
     }
 
@@ -113,6 +139,19 @@ impl Command {
             }
             Intent::Tip(step) => step.decide(self.user, &mut decision, policy)?,
             Intent::Withdrawal(step) => step.decide(self.user, &mut decision, policy)?,
+            Intent::VideoJob(step) => step.decide(self.user, &mut decision, policy)?,
+            Intent::Work { work, command } => {
+                // What is shown must have been made, by whoever shows it.
+                if let work::Command::Publish { job: Some(job), .. } = command {
+                    let job = streams.video_job(*job);
+                    let made = job.output().is_some() && job.order().is_some_and(|order| order.user == self.user);
+                    if !made {
+                        return Err(work::Refusal::NothingMade.into());
+                    }
+                }
+                let events = streams.work(*work).decide(command)?;
+                decision.record(StreamId::Work(*work), events.into_iter().map(Event::Work));
+            }
         }
         Ok(decision.recorded)
     }

@@ -48,6 +48,10 @@ id!(
     SpendId
 );
 id!(
+    /// A video or speech in the making.
+    JobId
+);
+id!(
     /// A published video.
     WorkId
 );

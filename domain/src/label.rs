@@ -22,7 +22,7 @@ pub struct Label(String);
 #[schema(value_type = String, min_length = 1, max_length = 200, example = "goodwill after the outage")]
 pub struct Note(String);
 
-/// A text that only whoever has the person's key can read: base64 of what a cipher made of it. 1 to 2,048 characters.
+/// A text that only whoever has the person's key can read: base64 of what a cipher made of it. 1 to 8,192 characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Sealed(String);
@@ -64,10 +64,10 @@ impl TryFrom<String> for Sealed {
 
     fn try_from(text: String) -> Result<Self, Malformed> {
         let formed = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/-_=".contains(&b));
-        if formed && (1..=2_048).contains(&text.len()) {
+        if formed && (1..=8_192).contains(&text.len()) {
             Ok(Self(text))
         } else {
-            Err(Malformed("a sealed text is 1 to 2,048 characters of base64"))
+            Err(Malformed("a sealed text is 1 to 8,192 characters of base64"))
         }
     }
 }

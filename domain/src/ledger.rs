@@ -126,7 +126,10 @@ pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
             | StreamId::Tip(_)
             | StreamId::TipReceipt(_)
             | StreamId::Withdrawal(_)
-            | StreamId::WithdrawalAllowance(_) => Vec::new(),
+            | StreamId::WithdrawalAllowance(_)
+            | StreamId::VideoJob(_)
+            | StreamId::VideoSlots(_)
+            | StreamId::Work(_) => Vec::new(),
         },
         // They say what becomes of something; what it does to points is the account's events'.
         Event::RechargeOrder(_)
@@ -134,7 +137,10 @@ pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
         | Event::Tip(_)
         | Event::TipReceipt(_)
         | Event::Withdrawal(_)
-        | Event::WithdrawalAllowance(_) => Vec::new(),
+        | Event::WithdrawalAllowance(_)
+        | Event::VideoJob(_)
+        | Event::VideoSlots(_)
+        | Event::Work(_) => Vec::new(),
     }
 }
 

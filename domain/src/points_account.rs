@@ -253,6 +253,19 @@ impl PointsAccount {
                 return Ok(with_late(released, late));
             }
 
+            Action::Use { hold, points } => {
+                let reserved = self.reserve(*hold)?;
+                let too_small = Refusal::HoldTooSmall { asked: *points, left: reserved.total() };
+                let taken = reserved.part_to_spend(*points).ok_or(too_small)?;
+                let mut returned = reserved.clone();
+                returned.take(&taken);
+                let late = returned.due(at);
+                let captured = (!taken.is_empty()).then_some(Event::Captured { hold: *hold, taken });
+                let rest = (!returned.is_empty())
+                    .then(|| with_late(Event::Released { hold: *hold, returned, cause: ReleaseCause::Undone }, late));
+                return Ok(captured.into_iter().chain(rest.into_iter().flatten()).collect());
+            }
+
             Action::PayTip { tip, to } => {
                 Event::TipPaid { tip: *tip, to: *to, taken: self.reserve(HoldId(tip.0))?.clone() }
             }

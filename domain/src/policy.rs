@@ -1,7 +1,7 @@
 //! The numbers of the rules, from configuration. What a decision used of them is written into its events, so a changed
 //! policy never changes the past.
 
-use crate::{points_account::PointsPolicy, tip::TipPolicy, withdrawal::WithdrawalPolicy};
+use crate::{points_account::PointsPolicy, tip::TipPolicy, video_job::VideoPolicy, withdrawal::WithdrawalPolicy};
 
 /// All of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,4 +12,6 @@ pub struct Policy {
     pub tips: TipPolicy,
     /// Of withdrawals.
     pub withdrawals: WithdrawalPolicy,
+    /// Of video jobs.
+    pub videos: VideoPolicy,
 }

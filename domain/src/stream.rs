@@ -7,9 +7,20 @@ use cqrs_es::Aggregate;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    LikeId, OrderId, TipId, UserId, WithdrawalId, like, like::Like, points_account, points_account::PointsAccount,
-    recharge_order, recharge_order::RechargeOrder, tip, tip::Tip, tip::TipReceipt, withdrawal, withdrawal::Withdrawal,
-    withdrawal::WithdrawalAllowance,
+    JobId, LikeId, OrderId, TipId, UserId, WithdrawalId, WorkId, like,
+    like::Like,
+    points_account,
+    points_account::PointsAccount,
+    recharge_order,
+    recharge_order::RechargeOrder,
+    tip,
+    tip::{Tip, TipReceipt},
+    video_job,
+    video_job::{VideoJob, VideoSlots},
+    withdrawal,
+    withdrawal::{Withdrawal, WithdrawalAllowance},
+    work,
+    work::Work,
 };
 
 /// `kind / name: id => aggregate, its events`. The same shape for all: named, decoded, folded, weighed in one way.
@@ -163,6 +174,12 @@ streams! {
     Withdrawal / withdrawal: WithdrawalId => Withdrawal, withdrawal::Event;
     /// What a user may still withdraw.
     WithdrawalAllowance / withdrawal_allowance: UserId => WithdrawalAllowance, withdrawal::allowance::Event;
+    /// A video or speech in the making.
+    VideoJob / video_job: JobId => VideoJob, video_job::Event;
+    /// How many jobs a user has in flight.
+    VideoSlots / video_slots: UserId => VideoSlots, video_job::slots::Event;
+    /// A published video.
+    Work / work: WorkId => Work, work::Event;
 }
 
 /// A stored event does not read as one of ours.

@@ -55,7 +55,10 @@ fn month(event: &RecordedEvent) -> Option<NaiveDate> {
         | Event::Tip(_)
         | Event::TipReceipt(_)
         | Event::Withdrawal(_)
-        | Event::WithdrawalAllowance(_) => None,
+        | Event::WithdrawalAllowance(_)
+        | Event::VideoJob(_)
+        | Event::VideoSlots(_)
+        | Event::Work(_) => None,
     }
 }
 
@@ -81,6 +84,9 @@ fn reference(event: &Event) -> Option<String> {
         | Event::Tip(_)
         | Event::TipReceipt(_)
         | Event::Withdrawal(_)
-        | Event::WithdrawalAllowance(_) => None,
+        | Event::WithdrawalAllowance(_)
+        | Event::VideoJob(_)
+        | Event::VideoSlots(_)
+        | Event::Work(_) => None,
     }
 }

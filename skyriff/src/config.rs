@@ -22,7 +22,10 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use skyriff_domain::{Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, withdrawal::WithdrawalPolicy};
+use skyriff_domain::{
+    Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, video_job::VideoPolicy,
+    withdrawal::WithdrawalPolicy,
+};
 use skyriff_postgres::databases;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
@@ -151,7 +154,12 @@ impl WithdrawalArguments {
 impl PolicyArguments {
     /// The policy, if its numbers are possible.
     pub fn policy(&self) -> Result<Policy> {
-        Ok(Policy { points: self.points()?, tips: self.tips.policy()?, withdrawals: self.withdrawals.policy()? })
+        Ok(Policy {
+            points: self.points()?,
+            tips: self.tips.policy()?,
+            withdrawals: self.withdrawals.policy()?,
+            videos: VideoPolicy::default(),
+        })
     }
 
     fn points(&self) -> Result<PointsPolicy> {

@@ -95,6 +95,13 @@ pub enum Action {
         /// Which.
         hold: HoldId,
     },
+    /// End a reserve: pay what was used of it, and give the rest back.
+    Use {
+        /// Which.
+        hold: HoldId,
+        /// How many.
+        points: Points,
+    },
     /// Hand the points that a tip has reserved over.
     PayTip {
         /// Which; its id names the hold.

@@ -149,7 +149,7 @@ pub enum ReleaseCause {
     Requested,
     /// Its time was over.
     Expired,
-    /// What it was reserved for did not come about.
+    /// What it was reserved for did not come about, or took less.
     Undone,
 }
 

@@ -104,6 +104,9 @@ fn reserve(number: u128, amount: i64, from: Source) -> Action {
 fn undo(number: u128) -> Action {
     Action::Undo { hold: id(HoldId, number) }
 }
+fn use_up(number: u128, amount: i64) -> Action {
+    Action::Use { hold: id(HoldId, number), points: points(amount) }
+}
 fn pay_tip(tip: u128) -> Action {
     Action::PayTip { tip: id(TipId, tip), to: id(UserId, 8) }
 }
@@ -538,6 +541,20 @@ fn a_reserve_takes_only_the_points_that_it_may_and_ends_only_as_what_it_is_for()
 }
 
 #[test]
+fn what_is_used_of_a_reserve_is_paid_and_the_rest_comes_back() {
+    let given = [earned(promo([(366, 5)])), recharged(4), reserved(1, purse([(366, 5)], 4, 0))];
+    let undone = |returned| Event::Released { hold: id(HoldId, 1), returned, cause: Undone };
+    let used = [captured(1, purse([(366, 5)], 1, 0)), undone(paid(3))];
+    records(&given, noon(0), use_up(1, 6), &used);
+    records(&given, noon(0), use_up(1, 9), &[captured(1, purse([(366, 5)], 4, 0))]);
+    records(&given, noon(0), use_up(1, 0), &[undone(purse([(366, 5)], 4, 0))]);
+    refuses(&given, noon(0), use_up(1, 10), HoldTooSmall { asked: points(10), left: points(9) });
+    refuses(&and(&given, undone(purse([(366, 5)], 4, 0))), noon(0), use_up(1, 1), HoldNotFound(id(HoldId, 1)));
+    let used = [captured(1, promo([(366, 2)])), undone(purse([(366, 3)], 4, 0)), expired([(366, 3)])];
+    records(&given, noon(370), use_up(1, 2), &used);
+}
+
+#[test]
 fn reserves_count_as_open_holds() {
     let given = [recharged(9), reserved(1, paid(1)), held(2, paid(1), noon(2))];
     refuses(&given, noon(0), reserve(3, 1, Source::Any), TooManyHolds { max: 2 });
@@ -606,6 +623,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (0..3_u128, amount(), select(vec![Source::Any, Source::NotPromo, Source::Income]))
             .prop_map(|(number, points, from)| reserve(number, points, from)),
         1 => (0..3_u128).prop_map(undo),
+        1 => (0..3_u128, 0..8_i64).prop_map(|(number, points)| use_up(number, points)),
         1 => (0..3_u128).prop_map(pay_tip),
         1 => (0..3_u128, 1..30_i64, 0..9_i64).prop_map(|(number, income, share)| receive_tip(number, income, share)),
         2 => (0..3_u128).prop_map(start_payout),

@@ -30,6 +30,10 @@ use skyriff_postgres::{Cluster, Durability, Server, Servers};
 
 use self::{report::Report, servers::Target};
 
+/// As in skyriff itself: what differs between two figures must not be how they allocate.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Accounts of the random load.
 const ACCOUNTS: u32 = 20_000;
 const EVENTS: &str = "bench_events";

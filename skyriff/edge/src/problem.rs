@@ -78,6 +78,10 @@ kinds! {
         "Leave it to another reviewer: nobody reviews their own withdrawal, and a second approval comes from a second person.";
     WITHDRAWAL_OPEN = CONFLICT "withdrawal-open", "Another withdrawal is still open",
         "Wait until it is over, or cancel it while it is under review.";
+    TOO_MANY_IN_FLIGHT = CONFLICT "too-many-in-flight", "Too many jobs are in flight",
+        "Wait until one of them is over, or cancel one.";
+    STALE_ATTEMPT = CONFLICT "stale-attempt", "The attempt is over",
+        "Stop working on it: the job was given to another worker, or has ended.";
     WITHDRAWAL_LIMIT = CONFLICT "withdrawal-limit", "The limit for a day or a month is reached",
         "Ask for less, or wait until the next UTC day or month.";
     ORDER_MISMATCH = CONFLICT "order-mismatch", "The order was credited before, with other contents",

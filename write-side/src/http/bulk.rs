@@ -1,6 +1,6 @@
 //! Many commands in one request: up to a thousand in a JSON body, or any number as NDJSON, line by line in and out.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{
     body::{Body, BodyDataStream, Bytes},
@@ -10,8 +10,8 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
-use serde::{Deserialize, Serialize, de::Error};
-use serde_json::{Map, Value, value::RawValue};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use skyriff_domain::{
     Bucket, HoldId, Intent, Label, Note, OrderId, Points, SpendId, UserId,
     points_account::{Action, Direction},
@@ -51,35 +51,25 @@ struct Bulk {
 
 /// One of many commands. Members that are not known are refused, as in the bodies of single commands.
 #[derive(Deserialize, ToSchema)]
-#[serde(try_from = "serde_json::Map<String, Value>")]
 struct BulkCommand {
     /// As the header Idempotency-Key of a single command, and the same as there.
-    #[schema(min_length = 1, max_length = 255)]
+    // Without one it is as with an empty one: the problem is the one that a single command has.
+    #[serde(default)]
+    #[schema(required, min_length = 1, max_length = 255)]
     idempotency_key: String,
     user: UserId,
     #[serde(default)]
     occurred_at: Option<DateTime<Utc>>,
+    // All the other members: what does not belong to this command is refused there.
     #[serde(flatten)]
     what: What,
 }
 
-impl TryFrom<Map<String, Value>> for BulkCommand {
-    type Error = serde_json::Error;
-
-    /// By hand, since serde cannot flatten and refuse unknown members at once.
-    fn try_from(mut members: Map<String, Value>) -> Result<Self, serde_json::Error> {
-        let mut take = |name: &'static str| members.remove(name).ok_or_else(|| serde_json::Error::missing_field(name));
-        // Without a key it is as with an empty one: the problem is the one that a single command has.
-        let idempotency_key = take("idempotency_key").unwrap_or_else(|_| Value::String(String::new()));
-        let user = take("user")?;
-        let occurred_at = take("occurred_at").unwrap_or_default();
-        Ok(Self {
-            idempotency_key: serde_json::from_value(idempotency_key)?,
-            user: serde_json::from_value(user)?,
-            occurred_at: serde_json::from_value(occurred_at)?,
-            what: serde_json::from_value(Value::Object(members))?,
-        })
-    }
+/// Looked at first, since serde would also take a number for the name of a variant.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(rename = "do", borrow)]
+    _what: Cow<'a, str>,
 }
 
 /// What is asked, with the members of the body of the single command.
@@ -133,9 +123,15 @@ struct BulkResult<'a> {
     /// The status that the single command would have had.
     status: u16,
     #[serde(flatten)]
-    accepted: Option<AcceptedBody<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<ProblemBody<'a>>,
+    answer: Answer<'a>,
+}
+
+/// The single command's answer.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum Answer<'a> {
+    Accepted(AcceptedBody<'a>),
+    Refused { problem: ProblemBody<'a> },
 }
 
 type Outcome = Result<Receipt, Problem>;
@@ -189,6 +185,7 @@ struct BulkSender {
 impl BulkSender {
     fn submission(&self, text: &str) -> Result<Submission, Problem> {
         let malformed = |error: serde_json::Error| Problem::new(&Kind::MALFORMED).detail(error.to_string());
+        serde_json::from_str::<Named<'_>>(text).map_err(malformed)?;
         let BulkCommand { idempotency_key, user, occurred_at, what } = serde_json::from_str(text).map_err(malformed)?;
         if !is_key(&idempotency_key) {
             let detail = "the member idempotency_key is 1 to 255 printable ASCII characters";
@@ -260,10 +257,10 @@ fn result(outcome: &Outcome) -> Result<BulkResult<'_>, serde_json::Error> {
     Ok(match outcome {
         Ok(receipt) => {
             let accepted = AcceptedBody::of(receipt)?;
-            BulkResult { status: accepted.status().as_u16(), accepted: Some(accepted), problem: None }
+            BulkResult { status: accepted.status().as_u16(), answer: Answer::Accepted(accepted) }
         }
         Err(problem) => {
-            BulkResult { status: problem.kind.status.as_u16(), accepted: None, problem: Some(problem.body(None)) }
+            BulkResult { status: problem.kind.status.as_u16(), answer: Answer::Refused { problem: problem.body(None) } }
         }
     })
 }

@@ -10,8 +10,8 @@ use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use skyriff_domain::{
-    Command, CommandId, Intent, Metadata, Refusal, UserId, points_account, recharge_order, tip, withdrawal,
-    withdrawal::allowance,
+    Command, CommandId, Intent, Metadata, Refusal, UserId, points_account, recharge_order, tip, video_job, withdrawal,
+    withdrawal::allowance, work,
 };
 use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, problem::IDEMPOTENT_REPLAYED};
 use utoipa::{IntoResponses, ToSchema};
@@ -307,6 +307,19 @@ fn of_refusal(refusal: &Refusal) -> Problem {
             allowance::Refusal::OneIsOpen(_) => &Kind::WITHDRAWAL_OPEN,
             allowance::Refusal::DailyLimit { .. } | allowance::Refusal::MonthlyLimit { .. } => &Kind::WITHDRAWAL_LIMIT,
             allowance::Refusal::NotOpen(_) => &Kind::REFUSED,
+        },
+        Refusal::VideoJob(refusal) => match refusal {
+            video_job::Refusal::SecondsOutOfRange { .. }
+            | video_job::Refusal::NotSold
+            | video_job::Refusal::TimeOutOfRange => &Kind::OUT_OF_RANGE,
+            video_job::Refusal::NotSubmitted => &Kind::NOT_FOUND,
+            video_job::Refusal::StaleAttempt { .. } => &Kind::STALE_ATTEMPT,
+            video_job::Refusal::Mismatch | video_job::Refusal::NotNow { .. } => &Kind::REFUSED,
+        },
+        Refusal::VideoSlots(video_job::slots::Refusal::TooManyInFlight { .. }) => &Kind::TOO_MANY_IN_FLIGHT,
+        Refusal::Work(refusal) => match refusal {
+            work::Refusal::NotPublished => &Kind::NOT_FOUND,
+            work::Refusal::Mismatch | work::Refusal::NothingMade => &Kind::REFUSED,
         },
     };
     Problem::new(kind).detail(refusal.to_string())

@@ -44,7 +44,10 @@ fn next(event: &RecordedEvent) -> Option<(&'static str, UserId, Step)> {
         | Event::RechargeOrder(_)
         | Event::Like(_)
         | Event::Withdrawal(_)
-        | Event::WithdrawalAllowance(_) => None,
+        | Event::WithdrawalAllowance(_)
+        | Event::VideoJob(_)
+        | Event::VideoSlots(_)
+        | Event::Work(_) => None,
     }
 }
 
@@ -55,6 +58,9 @@ const fn tip_of(stream: &StreamId) -> Option<TipId> {
         | StreamId::RechargeOrder(_)
         | StreamId::Like(_)
         | StreamId::Withdrawal(_)
-        | StreamId::WithdrawalAllowance(_) => None,
+        | StreamId::WithdrawalAllowance(_)
+        | StreamId::VideoJob(_)
+        | StreamId::VideoSlots(_)
+        | StreamId::Work(_) => None,
     }
 }
