@@ -170,7 +170,7 @@ impl Running {
             Followers::start(&Projection::ALL, "skyriff project", &databases.to_follow(), &databases.to_project())
         });
         let processes = commands.as_ref().filter(|_| roles.contains(&Role::Process)).map(|side| {
-            let services = Services { commands: side.commands.clone(), shards: databases.shard_count };
+            let services = Services::new(side.commands.clone(), databases.shard_count);
             ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default())
         });
         let queries = roles.contains(&Role::Query).then(|| {
