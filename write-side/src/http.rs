@@ -3,7 +3,9 @@
 mod bulk;
 mod points;
 mod submit;
+mod withdrawals;
 
+use skyriff_vault::Vault;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::Commands;
@@ -11,4 +13,9 @@ use crate::Commands;
 /// Every command's route.
 pub fn routes(commands: Commands) -> OpenApiRouter {
     points::routes().merge(bulk::routes()).with_state(commands)
+}
+
+/// The routes of withdrawals, whose destinations are sealed.
+pub fn withdrawal_routes(commands: Commands, vault: Vault) -> OpenApiRouter {
+    withdrawals::routes().with_state(withdrawals::Withdrawals { commands, vault })
 }
