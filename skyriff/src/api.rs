@@ -72,6 +72,9 @@ pub fn router(served: Served) -> Router {
         routes = routes.merge(skyriff_write_side::http::routes(commands));
     }
     if let Some(queries) = served.queries {
+        if let Some(vault) = served.opening {
+            routes = routes.merge(skyriff_read_side::withdrawal_routes(queries.clone(), vault));
+        }
         routes = routes.merge(skyriff_read_side::routes(queries));
     }
     let (routes, openapi) = routes.split_for_parts();
