@@ -9,6 +9,7 @@ pub mod ledger_entries;
 pub mod liked_works;
 pub mod likes;
 pub mod tips;
+pub mod withdrawals;
 pub mod work;
 pub mod work_likes;
 pub mod works;
@@ -17,6 +18,7 @@ pub mod cached;
 pub mod page;
 pub mod replicas;
 
+use skyriff_vault::Vault;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use hot_works::HotWorks;
@@ -37,4 +39,13 @@ pub fn routes(replicas: Replicas) -> OpenApiRouter {
         .routes(routes!(works::of_user))
         .with_state(replicas.clone())
         .merge(OpenApiRouter::new().routes(routes!(hot_works::hot_works)).with_state(HotWorks::new(replicas)))
+}
+
+/// The routes of withdrawals, whose destinations are shown masked.
+pub fn withdrawal_routes(replicas: Replicas, vault: Vault) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(withdrawals::own::withdrawals))
+        .routes(routes!(withdrawals::own::withdrawal))
+        .routes(routes!(withdrawals::queue::queue))
+        .with_state(withdrawals::Withdrawals { replicas, vault })
 }

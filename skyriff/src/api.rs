@@ -2,12 +2,13 @@
 
 use axum::{Json, Router, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
-use skyriff_domain::UserId;
+use skyriff_domain::{UserId, WithdrawalId};
 use skyriff_edge::{
     Tokens,
     request::{self, Limits},
 };
 use skyriff_read_side::Replicas;
+use skyriff_vault::Vault;
 use skyriff_write_side::Commands;
 use sqlx::PgPool;
 use utoipa::{
@@ -31,10 +32,11 @@ use utoipa_swagger_ui::SwaggerUi;
         (name = "points", description = "What users have, and what moves it"),
         (name = "likes", description = "Who likes what, and what is liked most"),
         (name = "tips", description = "Points from one user to another"),
+        (name = "withdrawals", description = "Income that is paid out as money, after review"),
         (name = "works", description = "What users show")
     ),
-    // Every path names it, no body of a command does: a process of only that role would leave it out.
-    components(schemas(UserId)),
+    // Paths name them, bodies of commands do not: a process of only that role would leave them out.
+    components(schemas(UserId, WithdrawalId)),
     modifiers(&Bearer)
 )]
 struct Description;
@@ -54,6 +56,10 @@ impl Modify for Bearer {
 pub struct Served {
     pub commands: Option<Commands>,
     pub queries: Option<Replicas>,
+    /// Seals what commands say of persons.
+    pub sealing: Option<Vault>,
+    /// Opens it for queries, which show it masked.
+    pub opening: Option<Vault>,
     pub tokens: Tokens,
     pub limits: Limits,
     pub metrics: PrometheusHandle,
@@ -65,9 +71,15 @@ pub struct Served {
 pub fn router(served: Served) -> Router {
     let mut routes = OpenApiRouter::with_openapi(Description::openapi());
     if let Some(commands) = served.commands {
+        if let Some(vault) = served.sealing {
+            routes = routes.merge(skyriff_write_side::http::withdrawal_routes(commands.clone(), vault));
+        }
         routes = routes.merge(skyriff_write_side::http::routes(commands));
     }
     if let Some(queries) = served.queries {
+        if let Some(vault) = served.opening {
+            routes = routes.merge(skyriff_read_side::withdrawal_routes(queries.clone(), vault));
+        }
         routes = routes.merge(skyriff_read_side::routes(queries));
     }
     let (routes, openapi) = routes.split_for_parts();

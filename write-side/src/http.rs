@@ -5,8 +5,10 @@ mod likes;
 mod points;
 mod submit;
 mod tips;
+mod withdrawals;
 mod works;
 
+use skyriff_vault::Vault;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::Commands;
@@ -19,4 +21,9 @@ pub fn routes(commands: Commands) -> OpenApiRouter {
         .merge(works::routes())
         .merge(bulk::routes())
         .with_state(commands)
+}
+
+/// The routes of withdrawals, whose destinations are sealed.
+pub fn withdrawal_routes(commands: Commands, vault: Vault) -> OpenApiRouter {
+    withdrawals::routes().with_state(withdrawals::Withdrawals { commands, vault })
 }

@@ -12,4 +12,5 @@ mod placement;
 mod rows;
 mod standstill;
 mod tips;
+mod withdrawals;
 mod works;

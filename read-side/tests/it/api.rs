@@ -61,6 +61,11 @@ impl Api {
     /// On several read databases.
     pub(crate) fn over(databases: Vec<ReadDatabase>, patience: Duration) -> Self {
         let (routes, _) = routes(Replicas::new(ShardCount::default(), databases, patience)).split_for_parts();
+        Self::of(routes)
+    }
+
+    /// These routes.
+    pub(crate) fn of(routes: Router) -> Self {
         let tokens = Tokens::new(&[7; 32]).unwrap();
         Self { router: request::around(routes, tokens.clone(), Limits { timeout: LONG, ..Limits::default() }), tokens }
     }

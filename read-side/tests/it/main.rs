@@ -11,3 +11,4 @@ mod hot_works;
 mod ledger_entries;
 mod likes;
 mod tips;
+mod withdrawals;

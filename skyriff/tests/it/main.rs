@@ -11,4 +11,5 @@ mod play;
 mod support;
 mod surface;
 mod welcome;
+mod withdrawals;
 mod works;

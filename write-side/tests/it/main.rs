@@ -26,3 +26,4 @@ mod tips;
 mod tips_between_shards;
 mod together;
 mod two_nodes;
+mod withdrawals;
