@@ -6,7 +6,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use axum::serve::ListenerExt;
 use clap::{Args, ValueEnum};
 use skyriff_edge::{Tokens, request};
-use skyriff_follow::Followers;
+use skyriff_follow::{Follower, Followers};
+use skyriff_kafka::{KafkaSource, Relay, topic};
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
 use skyriff_read_side::Replicas;
@@ -20,13 +21,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Served},
-    config::{DatabaseArguments, Databases, PolicyArguments},
+    config::{DatabaseArguments, Databases, KafkaArguments, PolicyArguments},
     telemetry,
     token::SecretArguments,
 };
 
 /// How long requests in hand may take after we were told to stop.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// As which projections connect to the databases.
+const PROJECTOR: &str = "skyriff project";
 
 /// What a process may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -37,6 +41,35 @@ pub enum Role {
     Query,
     /// Projections: read models from the log.
     Project,
+    /// The relay: the log to Kafka.
+    Relay,
+}
+
+/// Where projections take events from. They may change between the two at any time: the checkpoints are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum EventsFrom {
+    /// The log of the event store.
+    #[default]
+    Log,
+    /// The topic that the relay fills.
+    Kafka,
+}
+
+/// Where events come from and go to, other than the databases.
+#[derive(Args, Clone, Debug)]
+pub struct Streams {
+    /// Where projections take events from.
+    #[arg(long, env = "SKYRIFF_FROM", value_enum, default_value_t)]
+    from: EventsFrom,
+    #[command(flatten)]
+    kafka: KafkaArguments,
+}
+
+impl Streams {
+    /// Whether there is a Kafka cluster to use.
+    pub fn kafka_is_named(&self) -> bool {
+        self.kafka.settings().is_ok()
+    }
 }
 
 #[derive(Args)]
@@ -47,6 +80,8 @@ pub struct Arguments {
     secret: SecretArguments,
     #[command(flatten)]
     tuning: Tuning,
+    #[command(flatten)]
+    streams: Streams,
     /// Which roles this process has.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "command,query,project")]
     roles: Vec<Role>,
@@ -103,7 +138,8 @@ impl Tuning {
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let databases = arguments.databases.databases()?;
     let stop = on_signal()?;
-    let running = Running::start(&databases, &arguments.secret.tokens()?, &arguments.tuning, &arguments.roles).await?;
+    let Arguments { tuning, streams, roles, secret, .. } = arguments;
+    let running = Running::start(&databases, &secret.tokens()?, &tuning, &streams, &roles).await?;
     println!("SkyRiff listens on http://{}", running.address);
     running.until(stop).await?;
     Ok(ExitCode::SUCCESS)
@@ -130,10 +166,17 @@ pub struct Running {
     close: CancellationToken,
     commands: Option<CommandSide>,
     projector: Option<Followers>,
+    relay: Option<Relay>,
 }
 
 impl Running {
-    pub async fn start(databases: &Databases, tokens: &Tokens, tuning: &Tuning, roles: &[Role]) -> Result<Self> {
+    pub async fn start(
+        databases: &Databases,
+        tokens: &Tokens,
+        tuning: &Tuning,
+        streams: &Streams,
+        roles: &[Role],
+    ) -> Result<Self> {
         let listener = TcpListener::bind(tuning.listen).await.with_context(|| {
             format!("cannot listen on {}; is something else there? --listen takes another address", tuning.listen)
         })?;
@@ -149,9 +192,14 @@ impl Running {
             let limits = tuning.command_limits();
             CommandSide::start(&databases.to_append(), databases.shard_count, &policy, &limits)
         });
-        let projector = roles.contains(&Role::Project).then(|| {
-            Followers::start(&Projection::ALL, "skyriff project", &databases.to_follow(), &databases.to_project())
-        });
+        let projector = match roles.contains(&Role::Project) {
+            true => Some(projector(databases, streams).await?),
+            false => None,
+        };
+        let relay = match roles.contains(&Role::Relay) {
+            true => Some(relay(databases, &streams.kafka).await?),
+            false => None,
+        };
         let queries = roles.contains(&Role::Query).then(|| {
             let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
             Replicas::new(databases.shard_count, databases.to_query(), patience)
@@ -178,7 +226,7 @@ impl Running {
         });
         let serve = axum::serve(listener, router).with_graceful_shutdown(async move { closed.cancelled().await });
         let http = tokio::spawn(serve.into_future());
-        Ok(Self { address, http, close, commands, projector })
+        Ok(Self { address, http, close, commands, projector, relay })
     }
 
     /// Serve until told to stop, then finish what is in hand: requests first, then what they need.
@@ -196,8 +244,15 @@ impl Running {
                     None => std::future::pending().await,
                 }
             };
+            let relay = async {
+                match &mut self.relay {
+                    Some(relay) => relay.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => None,
+                reason = relay => Some(anyhow!(reason)),
                 reason = commands => Some(anyhow!(reason)),
                 reason = projector => Some(anyhow!(reason)),
                 result = &mut self.http => Some(anyhow!("HTTP ended by itself: {result:?}")),
@@ -215,7 +270,47 @@ impl Running {
         if let Some(projector) = self.projector {
             projector.stop().await;
         }
+        if let Some(relay) = self.relay {
+            relay.stop().await;
+        }
         ended.map_or(Ok(()), Err)
+    }
+}
+
+/// Projections, from wherever they take events.
+async fn projector(databases: &Databases, streams: &Streams) -> Result<Followers> {
+    let places = databases.to_project();
+    Ok(match streams.from {
+        EventsFrom::Log => Followers::start(&Projection::ALL, PROJECTOR, &databases.to_follow(), &places),
+        EventsFrom::Kafka => {
+            let settings = streams.kafka.settings()?;
+            check_topic(&settings, databases).await?;
+            Followers::start_from(&Projection::ALL, PROJECTOR, &places, |projection, shards| {
+                // A group for each read model, version and database: each reads the whole of its shards by itself.
+                let first = shards.first().map_or(0, |shard| shard.0);
+                let (name, version) = (projection.name(), projection.version());
+                let group = format!("{}.{name}.v{version}.from-shard-{first}", streams.kafka.group());
+                KafkaSource::start(&settings, group, shards)
+            })
+        }
+    })
+}
+
+async fn relay(databases: &Databases, kafka: &KafkaArguments) -> Result<Relay> {
+    let settings = kafka.settings()?;
+    check_topic(&settings, databases).await?;
+    Ok(Relay::start(&settings, databases.shard_count, &databases.to_relay()))
+}
+
+/// Refuse a topic of another shape. A cluster that is not reached is waited for, by whoever needs it.
+async fn check_topic(settings: &skyriff_kafka::Settings, databases: &Databases) -> Result<()> {
+    match topic::check(settings, databases.shard_count).await {
+        Ok(_) => Ok(()),
+        Err(error @ topic::TopicError::PartitionCount { .. }) => Err(error.into()),
+        Err(error @ topic::TopicError::Kafka(_)) => {
+            tracing::warn!(error = format!("{:#}", anyhow!(error)), "Kafka is not reached; going on without it until it is");
+            Ok(())
+        }
     }
 }
 

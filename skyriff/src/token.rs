@@ -71,13 +71,18 @@ fn secret_file(folder: &Path) -> PathBuf {
     folder.join("token-secret")
 }
 
+/// A secret that nobody knows yet.
+pub fn new_secret() -> String {
+    let mut bytes = [0; 32];
+    OsRng.unwrap_err().fill_bytes(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The development folder's secret, made at the first start.
 pub fn secret_of(folder: &Path) -> Result<Tokens> {
     let file = secret_file(folder);
     if !file.exists() {
-        let mut bytes = [0; 32];
-        OsRng.unwrap_err().fill_bytes(&mut bytes);
-        let secret = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let secret = new_secret();
         let half_made = file.with_extension("half-made");
         let mut new = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half_made)?;
         new.write_all(secret.as_bytes())?;

@@ -14,6 +14,8 @@ pub const COMMAND: &str = "skyriff_command";
 pub const PROJECT: &str = "skyriff_project";
 /// The role that reads.
 pub const QUERY: &str = "skyriff_query";
+/// The role that sends the log on.
+pub const RELAY: &str = "skyriff_relay";
 
 static EVENT_STORE: Migrator = sqlx::migrate!("../../migrations/event-store");
 static READ_MODELS: Migrator = sqlx::migrate!("../../migrations/read-models");
