@@ -308,7 +308,10 @@ async fn check_topic(settings: &skyriff_kafka::Settings, databases: &Databases) 
         Ok(_) => Ok(()),
         Err(error @ topic::TopicError::PartitionCount { .. }) => Err(error.into()),
         Err(error @ topic::TopicError::Kafka(_)) => {
-            tracing::warn!(error = format!("{:#}", anyhow!(error)), "Kafka is not reached; going on without it until it is");
+            tracing::warn!(
+                error = format!("{:#}", anyhow!(error)),
+                "Kafka is not reached; going on without it until it is"
+            );
             Ok(())
         }
     }

@@ -15,10 +15,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use ::metrics::{counter, gauge, histogram};
 use chrono::Utc;
 use skyriff_domain::{Position, RecordedEvent, ShardId};
-use sqlx::{
-    ConnectOptions, Connection, PgConnection,
-    postgres::PgConnectOptions,
-};
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 

@@ -55,7 +55,9 @@ impl Probe {
                 // What is not one of our messages is for whoever follows to stop at.
                 Some(Ok(message)) => break Ok(message::position(&message).ok().map(|at| at.position)),
                 Some(Err(KafkaError::PartitionEOF(_))) => break Ok(None),
-                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown))) | None if left.is_zero() => {
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown))) | None
+                    if left.is_zero() =>
+                {
                     break Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
                 }
                 Some(Err(error)) if error.rdkafka_error_code().is_none_or(is_lasting) => break Err(error),

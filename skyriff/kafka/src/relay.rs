@@ -262,7 +262,8 @@ impl<'a> Session<'a> {
                 () = stop.cancelled() => break,
             };
             if !more {
-                let waits_for_checkpoint = self.lanes.iter().any(|(shard, lane)| deliveries.acked(*shard) > lane.checkpoint);
+                let waits_for_checkpoint =
+                    self.lanes.iter().any(|(shard, lane)| deliveries.acked(*shard) > lane.checkpoint);
                 let wait = if waits_for_checkpoint { CHECKPOINT_EVERY } else { READ_AT_LEAST_EVERY };
                 tokio::select! {
                     () = appended.notified() => {}
@@ -322,11 +323,13 @@ impl<'a> Session<'a> {
         if taken.is_empty() {
             return Ok(());
         }
-        sqlx::query("INSERT INTO relay_checkpoints (topic, shard) SELECT $1, unnest($2::smallint[]) ON CONFLICT DO NOTHING")
-            .bind(&self.settings.topic)
-            .bind(&taken)
-            .execute(&mut self.connection)
-            .await?;
+        sqlx::query(
+            "INSERT INTO relay_checkpoints (topic, shard) SELECT $1, unnest($2::smallint[]) ON CONFLICT DO NOTHING",
+        )
+        .bind(&self.settings.topic)
+        .bind(&taken)
+        .execute(&mut self.connection)
+        .await?;
         let checkpoints: Vec<(i16, i64)> =
             sqlx::query_as("SELECT shard, position FROM relay_checkpoints WHERE topic = $1 AND shard = ANY ($2)")
                 .bind(&self.settings.topic)
@@ -533,7 +536,10 @@ enum NotSent {
 }
 
 /// Where to go on: after the checkpoint, unless the topic ends before it.
-fn starts(settings: &Settings, checkpoints: BTreeMap<ShardId, Position>) -> Result<BTreeMap<ShardId, Position>, KafkaError> {
+fn starts(
+    settings: &Settings,
+    checkpoints: BTreeMap<ShardId, Position>,
+) -> Result<BTreeMap<ShardId, Position>, KafkaError> {
     let probe = Probe::new(settings)?;
     let mut starts = BTreeMap::new();
     for (shard, checkpoint) in checkpoints {

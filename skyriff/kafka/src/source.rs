@@ -274,7 +274,11 @@ impl Shared {
 
     /// Where to start in the partitions that the group gives us. Blocks; from the beginning when it cannot be found out,
     /// which is always right.
-    fn starts(&self, given: &TopicPartitionList, committed: &TopicPartitionList) -> BTreeMap<ShardId, (Offset, Position)> {
+    fn starts(
+        &self,
+        given: &TopicPartitionList,
+        committed: &TopicPartitionList,
+    ) -> BTreeMap<ShardId, (Offset, Position)> {
         let probe = Probe::new(&self.settings);
         let checkpoints = self.state().checkpoints.clone();
         let mut starts = BTreeMap::new();
@@ -389,9 +393,7 @@ fn commit(shared: &Shared, consumer: &BaseConsumer<Member>, mode: CommitMode) {
     let mut offsets = TopicPartitionList::new();
     for (shard, feed) in &mut shared.state().feeds {
         if let Some(offset) = feed.done_offset.take() {
-            offsets
-                .add_partition_offset(&shared.settings.topic, i32::from(shard.0), Offset::Offset(offset))
-                .ok();
+            offsets.add_partition_offset(&shared.settings.topic, i32::from(shard.0), Offset::Offset(offset)).ok();
         }
     }
     if offsets.count() > 0
@@ -460,7 +462,9 @@ impl ConsumerContext for Member {
                 self.count(&state);
                 tracing::info!(group = shared.group, "the group spreads the shards anew");
             }
-            Rebalance::Error(error) => tracing::warn!(group = shared.group, %error, "the group cannot spread the shards"),
+            Rebalance::Error(error) => {
+                tracing::warn!(group = shared.group, %error, "the group cannot spread the shards")
+            }
         }
     }
 

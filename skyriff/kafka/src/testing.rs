@@ -183,6 +183,7 @@ fn free_port() -> Result<u16> {
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     // Tests of one process start brokers at the same time; the counter keeps their searches apart.
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
-    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)).take(2_000);
+    let mut ports =
+        std::iter::repeat_with(|| first + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)).take(2_000);
     ports.find(free).context("no free port")
 }

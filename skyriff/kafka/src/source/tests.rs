@@ -7,7 +7,8 @@ const SHARD: ShardId = ShardId(3);
 
 fn event(position: i64) -> RecordedEvent {
     let stream = StreamId::decode("points_account", "00000000-0000-0000-0000-000000000001").unwrap();
-    let event = Event::decode(&stream, "earned", "1", r#"{"earned":{"credited":{"income":5},"reason":"task"}}"#).unwrap();
+    let event =
+        Event::decode(&stream, "earned", "1", r#"{"earned":{"credited":{"income":5},"reason":"task"}}"#).unwrap();
     let at = LogPosition { shard: SHARD, position: Position(position) };
     let when = DateTime::<Utc>::from_timestamp(position, 0).unwrap();
     RecordedEvent { at, stream, sequence: position, event, occurred_at: when, recorded_at: when }
