@@ -1,11 +1,13 @@
-//! What one request may change at once: the streams of one user, decided together and appended together.
+//! What one request may change at once: streams of one shard, decided together and appended together.
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Event, OrderId, Points, PointsPolicy, StreamId, Streams, UserId, points_account, points_account::Action,
-    recharge_order,
+    Event, LikeId, OrderId, Points, Policy, State, StreamId, Streams, UserId, WorkId, like, points_account,
+    points_account::Action, recharge_order, tip, video_job, withdrawal, work,
 };
 
 /// One thing asked for one user.
@@ -31,6 +33,26 @@ pub enum Intent {
         /// How many points were bought.
         points: Points,
     },
+    /// A like, or that it is taken back.
+    Like {
+        /// Of which work.
+        work: WorkId,
+        /// Which.
+        command: like::Command,
+    },
+    /// A step of a tip.
+    Tip(tip::Step),
+    /// A step of a withdrawal.
+    Withdrawal(withdrawal::Step),
+    /// A step of a video job.
+    VideoJob(video_job::Step),
+    /// A work is shown, or no longer.
+    Work {
+        /// Which.
+        work: WorkId,
+        /// What is asked.
+        command: work::Command,
+    },
 }
 
 /// Why a command was refused. Kept as JSON for as long as the command's key is.
@@ -43,15 +65,47 @@ pub enum Refusal {
     /// By the order.
     #[error(transparent)]
     RechargeOrder(#[from] recharge_order::Refusal),
+    /// By the tip.
+    #[error(transparent)]
+    Tip(#[from] tip::Refusal),
+    /// By what the receiver's shard has said to the tip.
+    #[error(transparent)]
+    TipReceipt(#[from] tip::receipt::Refusal),
+    /// By the withdrawal.
+    #[error(transparent)]
+    Withdrawal(#[from] withdrawal::Refusal),
+    /// By what the user may still withdraw.
+    #[error(transparent)]
+    WithdrawalAllowance(#[from] withdrawal::allowance::Refusal),
+    /// By the job.
+    #[error(transparent)]
+    VideoJob(#[from] video_job::Refusal),
+    /// By how many jobs are in flight.
+    #[error(transparent)]
+    VideoSlots(#[from] video_job::slots::Refusal),
+    /// By the work.
+    #[error(transparent)]
+    Work(#[from] work::Refusal),
 }
 
 impl Command {
     /// The streams that the decision reads, and of which it may record events.
     pub fn streams(&self) -> Vec<StreamId> {
-        match self.intent {
+        match &self.intent {
             Intent::Points(_) => vec![StreamId::PointsAccount(self.user)],
             Intent::Recharge { order, .. } => {
-                vec![StreamId::RechargeOrder(order), StreamId::PointsAccount(self.user)]
+                vec![StreamId::RechargeOrder(*order), StreamId::PointsAccount(self.user)]
+            }
+            Intent::Like { work, .. } => vec![StreamId::Like(LikeId { user: self.user, work: *work })],
+            Intent::Tip(step) => step.streams(self.user),
+            Intent::Withdrawal(step) => step.streams(self.user),
+            Intent::VideoJob(step) => step.streams(self.user),
+            Intent::Work { work, command } => {
+                let job = match command {
+                    work::Command::Publish { job, .. } => *job,
+                    work::Command::Unpublish { .. } => None,
+                };
+                [StreamId::Work(*work)].into_iter().chain(job.map(StreamId::VideoJob)).collect()
             }
         }
     }
@@ -60,30 +114,88 @@ impl Command {
     ///
     /// # Errors
     /// [`Refusal`], and then nothing is recorded on any stream.
-    pub fn decide(&self, streams: &impl Streams, policy: &PointsPolicy) -> Result<Vec<(StreamId, Event)>, Refusal> {
-        let account = |action| points_account::Command { at: self.at, action };
+    pub fn decide(&self, streams: &impl Streams, policy: &Policy) -> Result<Vec<(StreamId, Event)>, Refusal> {
+        let mut decision = Decision { at: self.at, streams, policy, changed: BTreeMap::new(), recorded: Vec::new() };
         match &self.intent {
+            // The one that comes most often, and on one stream only: it needs no copy of the account.
             Intent::Points(action) => {
-                let events = streams.points_account(self.user).decide(&account(action.clone()), policy)?;
-                Ok(self.on_account(events).collect())
+                let command = points_account::Command { at: self.at, action: action.clone() };
+                let events = streams.points_account(self.user).decide(&command, &policy.points)?;
+                let stream = StreamId::PointsAccount(self.user);
+                return Ok(events.into_iter().map(|event| (stream, Event::PointsAccount(event))).collect());
             }
             Intent::Recharge { order, points } => {
                 let credit = recharge_order::Command::Credit { user: self.user, points: *points };
                 let credited = streams.recharge_order(*order).decide(&credit)?;
-                if credited.is_empty() {
-                    return Ok(Vec::new());
+                if !credited.is_empty() {
+                    decision.record(StreamId::RechargeOrder(*order), credited.into_iter().map(Event::RechargeOrder));
+                    decision.on_account(self.user, Action::Recharge { order: *order, points: *points })?;
                 }
-                let recharge = account(Action::Recharge { order: *order, points: *points });
-                let recharged = streams.points_account(self.user).decide(&recharge, policy)?;
-                let on_order = |event| (StreamId::RechargeOrder(*order), Event::RechargeOrder(event));
-                Ok(credited.into_iter().map(on_order).chain(self.on_account(recharged)).collect())
             }
+            Intent::Like { work, command } => {
+                let like = LikeId { user: self.user, work: *work };
+                let events = streams.like(like).decide(*command).into_iter().map(Event::Like);
+                return Ok(events.map(|event| (StreamId::Like(like), event)).collect());
+            }
+            Intent::Tip(step) => step.decide(self.user, &mut decision, policy)?,
+            Intent::Withdrawal(step) => step.decide(self.user, &mut decision, policy)?,
+            Intent::VideoJob(step) => step.decide(self.user, &mut decision, policy)?,
+            Intent::Work { work, command } => {
+                // What is shown must have been made, by whoever shows it.
+                if let work::Command::Publish { job: Some(job), .. } = command {
+                    let job = streams.video_job(*job);
+                    let made = job.output().is_some() && job.order().is_some_and(|order| order.user == self.user);
+                    if !made {
+                        return Err(work::Refusal::NothingMade.into());
+                    }
+                }
+                let events = streams.work(*work).decide(command)?;
+                decision.record(StreamId::Work(*work), events.into_iter().map(Event::Work));
+            }
+        }
+        Ok(decision.recorded)
+    }
+}
+
+/// A decision over several streams in the making: the streams as they will be, and what is recorded so far.
+pub(crate) struct Decision<'a, S> {
+    at: DateTime<Utc>,
+    streams: &'a S,
+    policy: &'a Policy,
+    changed: BTreeMap<StreamId, State>,
+    recorded: Vec<(StreamId, Event)>,
+}
+
+impl<S: Streams> Streams for Decision<'_, S> {
+    fn state(&self, stream: &StreamId) -> &State {
+        self.changed.get(stream).unwrap_or_else(|| self.streams.state(stream))
+    }
+}
+
+impl<S: Streams> Decision<'_, S> {
+    /// The business time.
+    pub(crate) const fn at(&self) -> DateTime<Utc> {
+        self.at
+    }
+
+    /// Events of one stream, which what is decided next sees.
+    pub(crate) fn record(&mut self, stream: StreamId, events: impl Iterator<Item = Event>) {
+        for event in events {
+            let state = self.changed.entry(stream).or_insert_with(|| self.streams.state(&stream).clone());
+            state.apply(&event);
+            self.recorded.push((stream, event));
         }
     }
 
-    fn on_account(&self, events: Vec<points_account::Event>) -> impl Iterator<Item = (StreamId, Event)> {
-        let stream = StreamId::PointsAccount(self.user);
-        events.into_iter().map(move |event| (stream, Event::PointsAccount(event)))
+    /// What a user's account makes of it.
+    ///
+    /// # Errors
+    /// The account's refusal, and then nothing of it is recorded.
+    pub(crate) fn on_account(&mut self, user: UserId, action: Action) -> Result<(), Refusal> {
+        let command = points_account::Command { at: self.at, action };
+        let events = self.points_account(user).decide(&command, &self.policy.points)?;
+        self.record(StreamId::PointsAccount(user), events.into_iter().map(Event::PointsAccount));
+        Ok(())
     }
 }
 
@@ -94,24 +206,14 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{State, points_account::PointsAccount, recharge_order::RechargeOrder};
+    use crate::PointsPolicy;
 
     /// Panics on a stream that the command did not name: so every decision here also proves its `streams()`.
     struct Named(HashMap<StreamId, State>);
 
     impl Streams for Named {
-        fn points_account(&self, user: UserId) -> &PointsAccount {
-            match &self.0[&StreamId::PointsAccount(user)] {
-                State::PointsAccount(account) => account,
-                State::RechargeOrder(_) => unreachable!("stored under its own name"),
-            }
-        }
-
-        fn recharge_order(&self, order: OrderId) -> &RechargeOrder {
-            match &self.0[&StreamId::RechargeOrder(order)] {
-                State::RechargeOrder(order) => order,
-                State::PointsAccount(_) => unreachable!("stored under its own name"),
-            }
+        fn state(&self, stream: &StreamId) -> &State {
+            &self.0[stream]
         }
     }
 
@@ -120,7 +222,7 @@ mod tests {
         for (id, event) in given {
             streams.entry(*id).and_modify(|state| state.apply(event));
         }
-        command.decide(&Named(streams), &PointsPolicy::default())
+        command.decide(&Named(streams), &Policy::default())
     }
 
     #[test]
@@ -141,6 +243,7 @@ mod tests {
             Err(Refusal::Points(points_account::Refusal::AmountOutOfRange { max: PointsPolicy::default().amount_max }));
         assert_eq!(decide(&recharge(2_000_000_000), &[]), too_much, "the account's refusal leaves the order alone");
     }
+
     /// Refusals are kept beside their keys, so a node must read what another version has written.
     #[test]
     fn refusals_keep_their_json() {

@@ -48,9 +48,50 @@ id!(
     SpendId
 );
 id!(
+    /// A video or speech in the making.
+    JobId
+);
+id!(
+    /// A published video.
+    WorkId
+);
+id!(
+    /// Points on their way from one user to another.
+    TipId
+);
+id!(
+    /// Points on their way out, as money.
+    WithdrawalId
+);
+id!(
     /// One command of one actor, see [`CommandId::derive`].
     CommandId
 );
+
+/// One user's like of one work, which may be taken back and given again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LikeId {
+    /// Who likes.
+    pub user: UserId,
+    /// What.
+    pub work: WorkId,
+}
+
+/// `user/work`.
+impl fmt::Display for LikeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.user, self.work)
+    }
+}
+
+impl FromStr for LikeId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (user, work) = text.split_once('/').unwrap_or((text, ""));
+        Ok(Self { user: user.parse()?, work: work.parse()? })
+    }
+}
 
 /// The name space of command ids (RFC 9562, version 5). Changing it would let every retry apply a second time.
 const COMMANDS: Uuid = Uuid::from_u128(0x3f1c_5a52_8c1b_4d6e_9a50_7b1d_0c4e_7711);

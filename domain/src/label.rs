@@ -22,7 +22,86 @@ pub struct Label(String);
 #[schema(value_type = String, min_length = 1, max_length = 200, example = "goodwill after the outage")]
 pub struct Note(String);
 
+/// A text that only whoever has the person's key can read: base64 of what a cipher made of it. 1 to 8,192 characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Sealed(String);
+
+/// What a payout provider calls something: 1 to 128 printable ASCII characters without spaces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, min_length = 1, max_length = 128, pattern = "^[!-~]+$", example = "po_7Hq2")]
+pub struct Reference(String);
+
+impl Sealed {
+    /// The base64.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Reference {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Note {
+    /// One of our own, which is well-formed.
+    pub(crate) fn of(text: &'static str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Sealed {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        let formed = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/-_=".contains(&b));
+        if formed && (1..=8_192).contains(&text.len()) {
+            Ok(Self(text))
+        } else {
+            Err(Malformed("a sealed text is 1 to 8,192 characters of base64"))
+        }
+    }
+}
+
+impl TryFrom<String> for Reference {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        if text.bytes().all(|b| b.is_ascii_graphic()) && (1..=128).contains(&text.len()) {
+            Ok(Self(text))
+        } else {
+            Err(Malformed("a reference is 1 to 128 printable characters without spaces"))
+        }
+    }
+}
+
+impl From<Sealed> for String {
+    fn from(sealed: Sealed) -> Self {
+        sealed.0
+    }
+}
+
+impl From<Reference> for String {
+    fn from(reference: Reference) -> Self {
+        reference.0
+    }
+}
+
 impl Label {
+    /// One of our own, which is well-formed.
+    pub(crate) fn of(text: &'static str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -28,6 +28,23 @@ pub enum Account {
     Revenue,
     /// What nobody spent in time.
     Expiry,
+    /// Tips that have left one account and not reached the other, or the other way round: zero when none is under way.
+    Transit,
+    /// The platform's part of tips.
+    TipShare,
+    /// What payouts are under way with.
+    Payouts(Payouts),
+    /// The platform's part of withdrawals.
+    WithdrawalFee,
+}
+
+/// How far a payout is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Payouts {
+    /// With the provider; nobody knows yet.
+    Pending,
+    /// Gone, as money.
+    Paid,
 }
 
 /// Whether a user can use the points.
@@ -66,7 +83,13 @@ impl Account {
     pub const fn user(&self) -> Option<UserId> {
         match self {
             Self::User { user, .. } => Some(*user),
-            Self::Issuance(_) | Self::Revenue | Self::Expiry => None,
+            Self::Issuance(_)
+            | Self::Revenue
+            | Self::Expiry
+            | Self::Transit
+            | Self::TipShare
+            | Self::Payouts(_)
+            | Self::WithdrawalFee => None,
         }
     }
 }
@@ -83,19 +106,41 @@ impl fmt::Display for Account {
             Self::Issuance(Issuance::Adjustment) => f.write_str("platform:issuance:adjustment"),
             Self::Revenue => f.write_str("platform:revenue"),
             Self::Expiry => f.write_str("platform:expiry"),
+            Self::Transit => f.write_str("platform:transit"),
+            Self::TipShare => f.write_str("platform:tip_share"),
+            Self::Payouts(Payouts::Pending) => f.write_str("platform:payouts:pending"),
+            Self::Payouts(Payouts::Paid) => f.write_str("platform:payouts:paid"),
+            Self::WithdrawalFee => f.write_str("platform:withdrawal_fee"),
         }
     }
 }
 
 /// What an event means in the books. The amounts of one event always sum to zero.
 pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
-    match (stream, event) {
-        (StreamId::PointsAccount(user), Event::PointsAccount(event)) => of_points_account(*user, event),
-        // The order only marks the payment; the points are the account's events'.
-        (StreamId::RechargeOrder(_), Event::RechargeOrder(_)) => Vec::new(),
-        // No such event can be decoded.
-        (StreamId::PointsAccount(_), Event::RechargeOrder(_))
-        | (StreamId::RechargeOrder(_), Event::PointsAccount(_)) => Vec::new(),
+    match event {
+        Event::PointsAccount(event) => match stream {
+            StreamId::PointsAccount(user) => of_points_account(*user, event),
+            // No such event can be decoded.
+            StreamId::RechargeOrder(_)
+            | StreamId::Like(_)
+            | StreamId::Tip(_)
+            | StreamId::TipReceipt(_)
+            | StreamId::Withdrawal(_)
+            | StreamId::WithdrawalAllowance(_)
+            | StreamId::VideoJob(_)
+            | StreamId::VideoSlots(_)
+            | StreamId::Work(_) => Vec::new(),
+        },
+        // They say what becomes of something; what it does to points is the account's events'.
+        Event::RechargeOrder(_)
+        | Event::Like(_)
+        | Event::Tip(_)
+        | Event::TipReceipt(_)
+        | Event::Withdrawal(_)
+        | Event::WithdrawalAllowance(_)
+        | Event::VideoJob(_)
+        | Event::VideoSlots(_)
+        | Event::Work(_) => Vec::new(),
     }
 }
 
@@ -115,9 +160,11 @@ fn of_points_account(user: UserId, event: &points_account::Event) -> Vec<Posting
         E::Spent { taken, spend: _, product: _, refundable_until: _ } => between(&available, &Account::Revenue, taken),
         E::Held { taken, hold: _, reason: _, expires_at: _ } => between(&available, &held, taken),
         E::Captured { taken, hold: _ } => between(&held, &Account::Revenue, taken),
-        E::Released { returned, hold: _, cause: ReleaseCause::Requested | ReleaseCause::Expired } => {
-            between(&held, &available, returned)
-        }
+        E::Released {
+            returned,
+            hold: _,
+            cause: ReleaseCause::Requested | ReleaseCause::Expired | ReleaseCause::Undone,
+        } => between(&held, &available, returned),
         E::Refunded { returned, spend: _ } => between(&Account::Revenue, &available, returned),
         E::Expired { lots } => between(&available, &Account::Expiry, lots),
         E::Adjusted { direction: Direction::Credit, moved, reason: _ } => {
@@ -125,6 +172,18 @@ fn of_points_account(user: UserId, event: &points_account::Event) -> Vec<Posting
         }
         E::Adjusted { direction: Direction::Debit, moved, reason: _ } => {
             between(&available, &Account::Issuance(Issuance::Adjustment), moved)
+        }
+        E::TipPaid { taken, tip: _, to: _ } => between(&held, &Account::Transit, taken),
+        E::TipReceived { income, share, tip: _, from: _ } => {
+            split(&Account::Transit, (&available, *income), (&Account::TipShare, *share))
+        }
+        E::PayoutStarted { taken, withdrawal: _ } => between(&held, &Account::Payouts(Payouts::Pending), taken),
+        E::PaidOut { points, fee, withdrawal: _ } => {
+            let paid = (&Account::Payouts(Payouts::Paid), *points);
+            split(&Account::Payouts(Payouts::Pending), paid, (&Account::WithdrawalFee, *fee))
+        }
+        E::PayoutReturned { returned, withdrawal: _ } => {
+            between(&Account::Payouts(Payouts::Pending), &available, returned)
         }
     }
 }
@@ -163,6 +222,17 @@ impl Side for Account {
 fn between(from: &impl Side, to: &impl Side, moved: &Purse) -> Vec<Posting> {
     let mut postings = from.post(moved, -1);
     postings.extend(to.post(moved, 1));
+    postings
+}
+
+/// Income that goes from one account in two parts.
+fn split(from: &Account, (to, part): (&impl Side, Points), (keeper, kept): (&Account, Points)) -> Vec<Posting> {
+    let (part, kept) = (Purse::income(part), Purse::income(kept));
+    let mut moved = part.clone();
+    moved.put(&kept);
+    let mut postings = from.post(&moved, -1);
+    postings.extend(to.post(&part, 1));
+    postings.extend(keeper.post(&kept, 1));
     postings
 }
 

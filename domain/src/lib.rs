@@ -2,7 +2,7 @@
 //! every function gives the same answer for the same input for ever, because events are folded again for ever.
 //!
 //! Read in this order: what things are called ([`id`], [`points`], [`shard`]), what the aggregates decide
-//! ([`points_account`], [`recharge_order`]), what one request may change at once ([`command`], [`stream`]), how a
+//! ([`points_account`], [`recharge_order`], [`like`], [`tip`], [`withdrawal`], [`video_job`], [`work`]; their numbers in [`policy`]), what one request may change at once ([`command`], [`stream`]), how a
 //! decision is kept ([`event`]), and what it means in the books ([`ledger`]).
 
 pub mod id;
@@ -10,8 +10,14 @@ pub mod label;
 pub mod points;
 pub mod shard;
 
+pub mod like;
 pub mod points_account;
+pub mod policy;
 pub mod recharge_order;
+pub mod tip;
+pub mod video_job;
+pub mod withdrawal;
+pub mod work;
 
 pub mod command;
 pub mod stream;
@@ -21,9 +27,10 @@ pub mod ledger;
 
 pub use command::{Command, Intent, Refusal};
 pub use event::{Metadata, RecordedEvent};
-pub use id::{CommandId, HoldId, OrderId, SpendId, UserId};
-pub use label::{Label, Note};
+pub use id::{CommandId, HoldId, JobId, LikeId, OrderId, SpendId, TipId, UserId, WithdrawalId, WorkId};
+pub use label::{Label, Note, Reference, Sealed};
 pub use points::{Bucket, Points, Purse};
 pub use points_account::PointsPolicy;
+pub use policy::Policy;
 pub use shard::{LogPosition, Position, ShardCount, ShardId, shard_of};
 pub use stream::{Event, State, StreamId, Streams};

@@ -24,6 +24,8 @@ pub struct OutOfRange;
 impl Points {
     /// None at all.
     pub const ZERO: Self = Self(0);
+    /// [`POINTS_MAX`].
+    pub const MAX: Self = Self(POINTS_MAX);
 
     /// The number.
     pub const fn get(self) -> i64 {

@@ -4,8 +4,13 @@
 //!  check in, earn ─┐                        ┌─ spend ──▶ spent ── refund ─┐
 //!  recharge ───────┼──▶ available ──────────┤                             ├──▶ available
 //!  adjust ─────────┘        │               └─ hold ───▶ held ── release ─┘
-//!                           ▼                             └──── capture ──▶ spent for good
+//!  receive a tip ──┘        ▼                             └──── capture ──▶ spent for good
 //!                        expired
+//!
+//!  available ── reserve ──▶ held until its owner ends it ── undo ──▶ available
+//!                             ├─ pay tip ──▶ gone to another account
+//!                             └─ start payout ──▶ with the provider ── finish ──▶ paid out
+//!                                                                   └─ return ──▶ available
 //! ```
 //!
 //! Every command first expires what is due at its time: holds past their end are released, promo points past theirs
@@ -13,20 +18,25 @@
 //!
 //! Deliberately absent: idempotency keys (the event store has them), prices, and who may do what (the HTTP edge).
 
+mod action;
+mod event;
 mod policy;
+mod refusal;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
-use cqrs_es::{Aggregate, DomainEvent, event_sink::EventSink};
+use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
+pub use action::{Action, Direction, Source};
+pub use event::{Event, ReleaseCause};
 pub use policy::PointsPolicy;
+pub use refusal::Refusal;
 
-use crate::{Bucket, HoldId, Label, Note, OrderId, Points, Purse, SpendId, points::POINTS_MAX};
+use crate::{Bucket, HoldId, Points, Purse, SpendId, WithdrawalId};
 
 /// What is asked of an account, and when it happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,274 +45,6 @@ pub struct Command {
     pub at: DateTime<Utc>,
     /// What is asked.
     pub action: Action,
-}
-
-/// What an account can be asked to do. Its serialized form tells whether a retry asks for the same.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum Action {
-    /// Once a UTC day; every so many days in a row earn a bonus.
-    CheckIn,
-    /// Points from the platform: promo for tasks, income for a creator's earnings.
-    Earn {
-        /// Promo or income; paid points only come from a recharge.
-        bucket: Bucket,
-        /// How many; not zero.
-        points: Points,
-        /// For what.
-        reason: Label,
-    },
-    /// Points bought with a payment. That an order is credited once is the order's own stream to see to.
-    Recharge {
-        /// The payment.
-        order: OrderId,
-        /// How many; not zero.
-        points: Points,
-    },
-    /// Points for a product, at once; may be refunded for a while.
-    Spend {
-        /// Chosen by the caller.
-        spend: SpendId,
-        /// How many; not zero.
-        points: Points,
-        /// For what.
-        product: Label,
-    },
-    /// Points set aside until captured, released or over.
-    Hold {
-        /// Chosen by the caller.
-        hold: HoldId,
-        /// How many; not zero.
-        points: Points,
-        /// For how long, in seconds; the policy's default unless given.
-        lifetime_s: Option<u32>,
-        /// For what.
-        reason: Label,
-    },
-    /// Spend a hold, or part of it; the rest stays held.
-    Capture {
-        /// Which.
-        hold: HoldId,
-        /// All that is left unless given.
-        points: Option<Points>,
-    },
-    /// Give back all that is left of a hold.
-    Release {
-        /// Which.
-        hold: HoldId,
-    },
-    /// Give back a spend, or part of it, into the buckets that it came from.
-    Refund {
-        /// Which.
-        spend: SpendId,
-        /// All that is left unless given.
-        points: Option<Points>,
-    },
-    /// Only expire what is due.
-    Expire,
-    /// Correct by hand.
-    Adjust {
-        /// Which points.
-        bucket: Bucket,
-        /// Up or down.
-        direction: Direction,
-        /// How many; not zero.
-        points: Points,
-        /// Why, for whoever reads the books.
-        reason: Note,
-    },
-}
-
-/// Whether an adjustment gives or takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Direction {
-    /// Points are given.
-    Credit,
-    /// Points are taken.
-    Debit,
-}
-
-/// What happened to an account. Kept for ever: a changed shape is a new version with an upcaster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Event {
-    /// The day's points were given.
-    CheckedIn {
-        /// The UTC day.
-        day: NaiveDate,
-        /// Days in a row, this one included.
-        days_in_a_row: u32,
-        /// Base and bonus together.
-        points: Points,
-        /// When they expire.
-        expires_at: DateTime<Utc>,
-    },
-    /// Points came from the platform.
-    Earned {
-        /// With the lot's end, when promo.
-        credited: Purse,
-        /// For what.
-        reason: Label,
-    },
-    /// Points were bought.
-    Recharged {
-        /// The payment.
-        order: OrderId,
-        /// How many.
-        points: Points,
-    },
-    /// Points went for a product.
-    Spent {
-        /// Which spend.
-        spend: SpendId,
-        /// From where.
-        taken: Purse,
-        /// For what.
-        product: Label,
-        /// A refund is possible before this moment.
-        refundable_until: DateTime<Utc>,
-    },
-    /// Points were set aside.
-    Held {
-        /// Which hold.
-        hold: HoldId,
-        /// From where.
-        taken: Purse,
-        /// For what.
-        reason: Label,
-        /// Released at this moment unless captured before.
-        expires_at: DateTime<Utc>,
-    },
-    /// Held points were spent.
-    Captured {
-        /// Which hold.
-        hold: HoldId,
-        /// The part.
-        taken: Purse,
-    },
-    /// What was left of a hold went back.
-    Released {
-        /// Which hold.
-        hold: HoldId,
-        /// All that was left.
-        returned: Purse,
-        /// Why.
-        cause: ReleaseCause,
-    },
-    /// A spend, or part of it, went back.
-    Refunded {
-        /// Which spend.
-        spend: SpendId,
-        /// Into where.
-        returned: Purse,
-    },
-    /// Promo points reached their end.
-    Expired {
-        /// The lots.
-        lots: Purse,
-    },
-    /// Corrected by hand.
-    Adjusted {
-        /// Up or down.
-        direction: Direction,
-        /// Which points.
-        moved: Purse,
-        /// Why.
-        reason: Note,
-    },
-}
-
-/// Why a hold ended without being captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReleaseCause {
-    /// Somebody asked.
-    Requested,
-    /// Its time was over.
-    Expired,
-}
-
-/// Why an account said no.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
-pub enum Refusal {
-    /// One check-in a UTC day.
-    #[error("already checked in on {day}")]
-    AlreadyCheckedIn {
-        /// The day asked for.
-        day: NaiveDate,
-    },
-    /// Days are checked in from the past to the future.
-    #[error("{day} is before the last check-in, on {last}")]
-    CheckInBeforeLast {
-        /// The day asked for.
-        day: NaiveDate,
-        /// The last one.
-        last: NaiveDate,
-    },
-    /// Not that many available, after what was due has expired.
-    #[error("{asked} points asked for, {available} available")]
-    InsufficientPoints {
-        /// How many were asked for.
-        asked: Points,
-        /// How many there are.
-        available: Points,
-    },
-    /// Zero, or more than one command may move.
-    #[error("an amount is 1 to {max} points")]
-    AmountOutOfRange {
-        /// The policy's limit.
-        max: Points,
-    },
-    /// The account would pass [`POINTS_MAX`].
-    #[error("an account holds at most {POINTS_MAX} points")]
-    AccountFull,
-    /// Paid points only come from a recharge.
-    #[error("points are earned as promo or income, never as paid")]
-    EarnedAsPaid,
-    /// The id is taken by a hold that is still open.
-    #[error("hold {0} is open already")]
-    HoldExists(HoldId),
-    /// No such open hold: never opened, captured whole, released or expired.
-    #[error("no open hold {0}")]
-    HoldNotFound(HoldId),
-    /// More was asked of a hold than is left.
-    #[error("{asked} points asked of a hold of {left}")]
-    HoldTooSmall {
-        /// How many were asked for.
-        asked: Points,
-        /// How many are left.
-        left: Points,
-    },
-    /// Open holds are bounded.
-    #[error("{max} holds are open, which is the limit")]
-    TooManyHolds {
-        /// The policy's limit.
-        max: u32,
-    },
-    /// A hold lasts at least a second, and no longer than the policy says.
-    #[error("a hold lasts 1 to {max_s} seconds")]
-    HoldLifetimeOutOfRange {
-        /// The policy's limit.
-        max_s: u32,
-    },
-    /// The id is taken by a spend that the account still remembers for refunds.
-    #[error("spend {0} exists already")]
-    SpendExists(SpendId),
-    /// No such refundable spend: never made, refunded whole, or too long ago.
-    #[error("no refundable spend {0}")]
-    SpendNotFound(SpendId),
-    /// More was asked back than was spent.
-    #[error("{asked} points asked back of a spend of {left}")]
-    SpendTooSmall {
-        /// How many were asked for.
-        asked: Points,
-        /// How many are left to refund.
-        left: Points,
-    },
-    /// The time is outside what the calendar can say.
-    #[error("the time is out of range")]
-    TimeOutOfRange,
 }
 
 /// An account, folded from its events.
@@ -314,6 +56,8 @@ pub struct PointsAccount {
     /// Refundable spends, oldest first: the oldest is forgotten when there are too many.
     spends_by_age: VecDeque<(DateTime<Utc>, SpendId)>,
     last_check_in: Option<(NaiveDate, u32)>,
+    /// What is with the payout provider.
+    payouts: BTreeMap<WithdrawalId, Purse>,
 }
 
 /// Points set aside.
@@ -321,8 +65,8 @@ pub struct PointsAccount {
 pub struct Hold {
     /// What is left of it.
     pub left: Purse,
-    /// When it is released by itself.
-    pub expires_at: DateTime<Utc>,
+    /// When it is released by itself; never, when it is reserved.
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -353,11 +97,11 @@ impl PointsAccount {
         })
     }
 
-    /// Roughly how much memory the account takes, in bytes, for caches that are bounded.
-    pub fn weight(&self) -> usize {
+    /// Roughly how much memory the account takes beside itself, in bytes, for caches that are bounded.
+    pub fn heap_bytes(&self) -> usize {
         let lots = self.available.promo.len() + self.holds.values().map(|hold| hold.left.promo.len()).sum::<usize>();
         // Of a spend only a lot or two: counting them all would cost more than it is worth.
-        size_of::<Self>() + 48 * lots + 160 * self.holds.len() + 300 * self.spends.len()
+        48 * lots + 160 * (self.holds.len() + self.payouts.len()) + 300 * self.spends.len()
     }
 
     /// What a command records: nothing, when all is as asked already.
@@ -382,7 +126,7 @@ impl PointsAccount {
         let mut events = Vec::new();
         let mut lots = self.available.due(at);
         for (hold, Hold { left, expires_at }) in &self.holds {
-            if *expires_at <= at {
+            if expires_at.is_some_and(|expires_at| expires_at <= at) {
                 lots.put(&left.due(at));
                 let (hold, returned, cause) = (*hold, left.clone(), ReleaseCause::Expired);
                 events.push(Event::Released { hold, returned, cause });
@@ -435,30 +179,24 @@ impl PointsAccount {
             }
 
             Action::Hold { hold, points, lifetime_s, reason } => {
-                if self.holds.contains_key(hold) {
-                    return Err(Refusal::HoldExists(*hold));
-                }
-                let max = policy.open_holds_max;
-                if u32::try_from(self.holds.len()).unwrap_or(u32::MAX) >= max {
-                    return Err(Refusal::TooManyHolds { max });
-                }
+                self.may_open(*hold, policy)?;
                 let lifetime_s = lifetime_s.unwrap_or(policy.hold_lifetime_s);
                 if lifetime_s == 0 || lifetime_s > policy.hold_lifetime_max_s {
                     return Err(Refusal::HoldLifetimeOutOfRange { max_s: policy.hold_lifetime_max_s });
                 }
                 let taken = self.to_spend(policy.amount(*points)?)?;
-                Event::Held { hold: *hold, taken, reason: reason.clone(), expires_at: after(at, lifetime_s)? }
+                Event::Held { hold: *hold, taken, reason: reason.clone(), expires_at: Some(after(at, lifetime_s)?) }
             }
 
             Action::Capture { hold, points } => {
-                let left = &self.holds.get(hold).ok_or(Refusal::HoldNotFound(*hold))?.left;
+                let left = self.open_hold(*hold)?;
                 let asked = points.map_or(Ok(left.total()), |points| policy.amount(points))?;
                 let too_small = Refusal::HoldTooSmall { asked, left: left.total() };
                 Event::Captured { hold: *hold, taken: left.part_to_spend(asked).ok_or(too_small)? }
             }
 
             Action::Release { hold } => {
-                let returned = self.holds.get(hold).ok_or(Refusal::HoldNotFound(*hold))?.left.clone();
+                let returned = self.open_hold(*hold)?.clone();
                 let late = returned.due(at);
                 let released = Event::Released { hold: *hold, returned, cause: ReleaseCause::Requested };
                 return Ok(with_late(released, late));
@@ -498,8 +236,102 @@ impl PointsAccount {
                 };
                 Event::Adjusted { direction: *direction, moved, reason: reason.clone() }
             }
+
+            Action::Reserve { hold, points, from, purpose } => {
+                self.may_open(*hold, policy)?;
+                let asked = policy.amount(*points)?;
+                let usable = self.usable(*from);
+                let too_few = Refusal::InsufficientPoints { asked, available: usable.total() };
+                let taken = usable.part_to_spend(asked).ok_or(too_few)?;
+                Event::Held { hold: *hold, taken, reason: purpose.clone(), expires_at: None }
+            }
+
+            Action::Undo { hold } => {
+                let returned = self.reserve(*hold)?.clone();
+                let late = returned.due(at);
+                let released = Event::Released { hold: *hold, returned, cause: ReleaseCause::Undone };
+                return Ok(with_late(released, late));
+            }
+
+            Action::Use { hold, points } => {
+                let reserved = self.reserve(*hold)?;
+                let too_small = Refusal::HoldTooSmall { asked: *points, left: reserved.total() };
+                let taken = reserved.part_to_spend(*points).ok_or(too_small)?;
+                let mut returned = reserved.clone();
+                returned.take(&taken);
+                let late = returned.due(at);
+                let captured = (!taken.is_empty()).then_some(Event::Captured { hold: *hold, taken });
+                let rest = (!returned.is_empty())
+                    .then(|| with_late(Event::Released { hold: *hold, returned, cause: ReleaseCause::Undone }, late));
+                return Ok(captured.into_iter().chain(rest.into_iter().flatten()).collect());
+            }
+
+            Action::PayTip { tip, to } => {
+                Event::TipPaid { tip: *tip, to: *to, taken: self.reserve(HoldId(tip.0))?.clone() }
+            }
+
+            Action::ReceiveTip { tip, from, income, share } => {
+                self.has_room_for(*income)?;
+                Event::TipReceived { tip: *tip, from: *from, income: *income, share: *share }
+            }
+
+            Action::StartPayout { withdrawal } => {
+                if self.payouts.contains_key(withdrawal) {
+                    return Err(Refusal::HoldExists(HoldId(withdrawal.0)));
+                }
+                let taken = self.reserve(HoldId(withdrawal.0))?.clone();
+                Event::PayoutStarted { withdrawal: *withdrawal, taken }
+            }
+
+            Action::FinishPayout { withdrawal, fee } => {
+                let paid = self.payout(*withdrawal)?.total();
+                let too_small = Refusal::HoldTooSmall { asked: *fee, left: paid };
+                let points = paid.checked_sub(*fee).ok_or(too_small)?;
+                Event::PaidOut { withdrawal: *withdrawal, points, fee: *fee }
+            }
+
+            Action::ReturnPayout { withdrawal } => {
+                let returned = self.payout(*withdrawal)?.clone();
+                let late = returned.due(at);
+                return Ok(with_late(Event::PayoutReturned { withdrawal: *withdrawal, returned }, late));
+            }
         };
         Ok(vec![event])
+    }
+
+    fn may_open(&self, hold: HoldId, policy: &PointsPolicy) -> Result<(), Refusal> {
+        if self.holds.contains_key(&hold) {
+            return Err(Refusal::HoldExists(hold));
+        }
+        let max = policy.open_holds_max;
+        if u32::try_from(self.holds.len()).unwrap_or(u32::MAX) >= max {
+            return Err(Refusal::TooManyHolds { max });
+        }
+        Ok(())
+    }
+
+    /// What is left of a hold that anybody with the right may capture or release.
+    fn open_hold(&self, hold: HoldId) -> Result<&Purse, Refusal> {
+        let open = self.holds.get(&hold).filter(|hold| hold.expires_at.is_some());
+        open.map(|hold| &hold.left).ok_or(Refusal::HoldNotFound(hold))
+    }
+
+    /// What is left of a hold that only what it is for may end.
+    fn reserve(&self, hold: HoldId) -> Result<&Purse, Refusal> {
+        let reserve = self.holds.get(&hold).filter(|hold| hold.expires_at.is_none());
+        reserve.map(|hold| &hold.left).ok_or(Refusal::HoldNotFound(hold))
+    }
+
+    fn payout(&self, withdrawal: WithdrawalId) -> Result<&Purse, Refusal> {
+        self.payouts.get(&withdrawal).ok_or(Refusal::HoldNotFound(HoldId(withdrawal.0)))
+    }
+
+    fn usable(&self, from: Source) -> Purse {
+        match from {
+            Source::Any => self.available.clone(),
+            Source::NotPromo => Purse { promo: BTreeMap::new(), ..self.available.clone() },
+            Source::Income => Purse::income(self.available.income),
+        }
     }
 
     fn to_spend(&self, asked: Points) -> Result<Purse, Refusal> {
@@ -509,7 +341,9 @@ impl PointsAccount {
 
     /// Refundable points are not counted: they are the platform's until a refund asks for room again.
     fn has_room_for(&self, points: Points) -> Result<(), Refusal> {
+        let with_provider = self.payouts.values().try_fold(Points::ZERO, |sum, payout| sum.checked_add(payout.total()));
         let have = self.available.total().checked_add(self.held().total());
+        let have = have.zip(with_provider).and_then(|(have, with_provider)| have.checked_add(with_provider));
         have.and_then(|have| have.checked_add(points)).map(|_| ()).ok_or(Refusal::AccountFull)
     }
 
@@ -531,6 +365,19 @@ impl PointsAccount {
                 self.holds.insert(*hold, Hold { left: taken.clone(), expires_at: *expires_at });
             }
             Event::Captured { hold, taken } => self.take_from_hold(*hold, taken),
+            Event::TipPaid { tip, to: _, taken } => self.take_from_hold(HoldId(tip.0), taken),
+            Event::TipReceived { tip: _, from: _, income, share: _ } => self.available.put(&Purse::income(*income)),
+            Event::PayoutStarted { withdrawal, taken } => {
+                self.take_from_hold(HoldId(withdrawal.0), taken);
+                self.payouts.insert(*withdrawal, taken.clone());
+            }
+            Event::PaidOut { withdrawal, points: _, fee: _ } => {
+                self.payouts.remove(withdrawal);
+            }
+            Event::PayoutReturned { withdrawal, returned } => {
+                self.payouts.remove(withdrawal);
+                self.available.put(returned);
+            }
             Event::Released { hold, returned, cause: _ } => {
                 self.take_from_hold(*hold, returned);
                 self.available.put(returned);
@@ -590,37 +437,6 @@ fn with_late(event: Event, late: Purse) -> Vec<Event> {
 
 fn after(at: DateTime<Utc>, seconds: u32) -> Result<DateTime<Utc>, Refusal> {
     at.checked_add_signed(TimeDelta::seconds(i64::from(seconds))).ok_or(Refusal::TimeOutOfRange)
-}
-
-impl DomainEvent for Event {
-    fn event_type(&self) -> String {
-        self.name().to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        Self::VERSION.to_owned()
-    }
-}
-
-impl Event {
-    /// The version of every variant so far.
-    pub const VERSION: &str = "1";
-
-    /// As stored in `event_type`.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::CheckedIn { .. } => "checked_in",
-            Self::Earned { .. } => "earned",
-            Self::Recharged { .. } => "recharged",
-            Self::Spent { .. } => "spent",
-            Self::Held { .. } => "held",
-            Self::Captured { .. } => "captured",
-            Self::Released { .. } => "released",
-            Self::Refunded { .. } => "refunded",
-            Self::Expired { .. } => "expired",
-            Self::Adjusted { .. } => "adjusted",
-        }
-    }
 }
 
 impl Aggregate for PointsAccount {

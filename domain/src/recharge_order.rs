@@ -66,6 +66,11 @@ impl RechargeOrder {
         }
     }
 
+    /// Memory beside itself.
+    pub const fn heap_bytes(&self) -> usize {
+        0
+    }
+
     /// Fold one event in.
     pub fn apply(&mut self, event: &Event) {
         let Event::Credited { user, points } = *event;

@@ -1,45 +1,185 @@
-//! Every kind of stream there is, as one closed set: a new aggregate is a new variant here, and the compiler names
-//! every place that has to know.
+//! Every kind of stream there is, as one closed set: a new aggregate is a new line in `streams!`, and the compiler
+//! names every other place that has to know.
 
+use std::sync::LazyLock;
+
+use cqrs_es::Aggregate;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    OrderId, UserId, points_account, points_account::PointsAccount, recharge_order, recharge_order::RechargeOrder,
+    JobId, LikeId, OrderId, TipId, UserId, WithdrawalId, WorkId, like,
+    like::Like,
+    points_account,
+    points_account::PointsAccount,
+    recharge_order,
+    recharge_order::RechargeOrder,
+    tip,
+    tip::{Tip, TipReceipt},
+    video_job,
+    video_job::{VideoJob, VideoSlots},
+    withdrawal,
+    withdrawal::{Withdrawal, WithdrawalAllowance},
+    work,
+    work::Work,
 };
 
-/// The name of one stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum StreamId {
-    /// A user's points.
-    PointsAccount(UserId),
-    /// A payment.
-    RechargeOrder(OrderId),
+/// `kind / name: id => aggregate, its events`. The same shape for all: named, decoded, folded, weighed in one way.
+macro_rules! streams {
+    ($($(#[$doc:meta])* $kind:ident / $name:ident: $id:ty => $aggregate:ty, $event:ty;)+) => {
+        /// The name of one stream.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum StreamId {
+            $($(#[$doc])* $kind($id),)+
+        }
+
+        /// One event of any stream.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Event {
+            $($(#[$doc])* $kind($event),)+
+        }
+
+        /// One stream, folded.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum State {
+            $($(#[$doc])* $kind($aggregate),)+
+        }
+
+        /// The current state of the streams that a command named in [`crate::Command::streams`].
+        pub trait Streams {
+            /// The state of a stream that was named.
+            fn state(&self, stream: &StreamId) -> &State;
+
+            $(
+                $(#[$doc])*
+                fn $name(&self, id: $id) -> &$aggregate {
+                    /// Only for a state of another kind, which is never stored under this name.
+                    static EMPTY: LazyLock<$aggregate> = LazyLock::new(Default::default);
+                    if let State::$kind(state) = self.state(&StreamId::$kind(id)) { state } else { &EMPTY }
+                }
+            )+
+        }
+
+        impl StreamId {
+            /// As stored in `aggregate_type`.
+            pub const fn aggregate_type(&self) -> &'static str {
+                match self {
+                    $(Self::$kind(_) => <$aggregate as Aggregate>::TYPE,)+
+                }
+            }
+
+            /// As stored in `aggregate_id`.
+            pub fn aggregate_id(&self) -> String {
+                match self {
+                    $(Self::$kind(id) => id.to_string(),)+
+                }
+            }
+
+            /// Read a name back.
+            ///
+            /// # Errors
+            /// [`DecodeError`] for names that are none of ours.
+            pub fn decode(aggregate_type: &str, aggregate_id: &str) -> Result<Self, DecodeError> {
+                match aggregate_type {
+                    $(<$aggregate as Aggregate>::TYPE => {
+                        aggregate_id.parse().map(Self::$kind).map_err(|_| DecodeError::MalformedId {
+                            aggregate_type: <$aggregate as Aggregate>::TYPE,
+                            aggregate_id: aggregate_id.to_owned(),
+                        })
+                    })+
+                    unknown => Err(DecodeError::UnknownAggregate(unknown.to_owned())),
+                }
+            }
+
+            /// The stream before its first event.
+            pub fn empty(&self) -> State {
+                match self {
+                    $(Self::$kind(_) => State::$kind(Default::default()),)+
+                }
+            }
+
+            const fn known_version(&self) -> &'static str {
+                match self {
+                    $(Self::$kind(_) => <$event>::VERSION,)+
+                }
+            }
+
+            fn parse(&self, payload: &str) -> Result<Event, serde_json::Error> {
+                match self {
+                    $(Self::$kind(_) => serde_json::from_str(payload).map(Event::$kind),)+
+                }
+            }
+        }
+
+        impl Event {
+            /// As stored in `event_type`.
+            pub const fn event_type(&self) -> &'static str {
+                match self {
+                    $(Self::$kind(event) => event.name(),)+
+                }
+            }
+
+            /// As stored in `event_version`.
+            pub const fn event_version(&self) -> &'static str {
+                match self {
+                    $(Self::$kind(_) => <$event>::VERSION,)+
+                }
+            }
+
+            /// As stored in `payload`: what the stock cqrs-es repository writes and reads.
+            ///
+            /// # Errors
+            /// None for the events there are; the signature is serde's.
+            pub fn payload(&self) -> Result<String, serde_json::Error> {
+                match self {
+                    $(Self::$kind(event) => serde_json::to_string(event),)+
+                }
+            }
+        }
+
+        impl State {
+            /// Fold one event in. An event of another kind of stream changes nothing; [`Event::decode`] never makes
+            /// one.
+            pub fn apply(&mut self, event: &Event) {
+                match self {
+                    $(Self::$kind(state) => {
+                        if let Event::$kind(event) = event {
+                            state.apply(event);
+                        }
+                    })+
+                }
+            }
+
+            /// Roughly how much memory it takes, in bytes.
+            pub fn weight(&self) -> usize {
+                size_of::<Self>() + match self {
+                    $(Self::$kind(state) => state.heap_bytes(),)+
+                }
+            }
+        }
+    };
 }
 
-/// One event of any stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Of a user's points.
-    PointsAccount(points_account::Event),
-    /// Of a payment.
-    RechargeOrder(recharge_order::Event),
-}
-
-/// One stream, folded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum State {
+streams! {
     /// A user's points.
-    PointsAccount(PointsAccount),
+    PointsAccount / points_account: UserId => PointsAccount, points_account::Event;
     /// A payment.
-    RechargeOrder(RechargeOrder),
-}
-
-/// The current state of the streams that a command named in [`crate::Command::streams`].
-pub trait Streams {
-    /// A user's points.
-    fn points_account(&self, user: UserId) -> &PointsAccount;
-    /// A payment.
-    fn recharge_order(&self, order: OrderId) -> &RechargeOrder;
+    RechargeOrder / recharge_order: OrderId => RechargeOrder, recharge_order::Event;
+    /// A user's like of a work.
+    Like / like: LikeId => Like, like::Event;
+    /// A tip, where its sender lives.
+    Tip / tip: TipId => Tip, tip::Event;
+    /// A tip, where its receiver lives.
+    TipReceipt / tip_receipt: TipId => TipReceipt, tip::receipt::Event;
+    /// A withdrawal.
+    Withdrawal / withdrawal: WithdrawalId => Withdrawal, withdrawal::Event;
+    /// What a user may still withdraw.
+    WithdrawalAllowance / withdrawal_allowance: UserId => WithdrawalAllowance, withdrawal::allowance::Event;
+    /// A video or speech in the making.
+    VideoJob / video_job: JobId => VideoJob, video_job::Event;
+    /// How many jobs a user has in flight.
+    VideoSlots / video_slots: UserId => VideoSlots, video_job::slots::Event;
+    /// A published video.
+    Work / work: WorkId => Work, work::Event;
 }
 
 /// A stored event does not read as one of ours.
@@ -88,78 +228,7 @@ pub enum DecodeError {
     },
 }
 
-const POINTS_ACCOUNT: &str = <PointsAccount as cqrs_es::Aggregate>::TYPE;
-const RECHARGE_ORDER: &str = <RechargeOrder as cqrs_es::Aggregate>::TYPE;
-
-impl StreamId {
-    /// As stored in `aggregate_type`.
-    pub const fn aggregate_type(&self) -> &'static str {
-        match self {
-            Self::PointsAccount(_) => POINTS_ACCOUNT,
-            Self::RechargeOrder(_) => RECHARGE_ORDER,
-        }
-    }
-
-    /// As stored in `aggregate_id`.
-    pub fn aggregate_id(&self) -> String {
-        match self {
-            Self::PointsAccount(user) => user.to_string(),
-            Self::RechargeOrder(order) => order.to_string(),
-        }
-    }
-
-    /// Read a name back.
-    ///
-    /// # Errors
-    /// [`DecodeError`] for names that are none of ours.
-    pub fn decode(aggregate_type: &str, aggregate_id: &str) -> Result<Self, DecodeError> {
-        let malformed = |aggregate_type| {
-            move |_| DecodeError::MalformedId { aggregate_type, aggregate_id: aggregate_id.to_owned() }
-        };
-        match aggregate_type {
-            POINTS_ACCOUNT => aggregate_id.parse().map(Self::PointsAccount).map_err(malformed(POINTS_ACCOUNT)),
-            RECHARGE_ORDER => aggregate_id.parse().map(Self::RechargeOrder).map_err(malformed(RECHARGE_ORDER)),
-            unknown => Err(DecodeError::UnknownAggregate(unknown.to_owned())),
-        }
-    }
-
-    /// The stream before its first event.
-    pub fn empty(&self) -> State {
-        match self {
-            Self::PointsAccount(_) => State::PointsAccount(PointsAccount::default()),
-            Self::RechargeOrder(_) => State::RechargeOrder(RechargeOrder::default()),
-        }
-    }
-}
-
 impl Event {
-    /// As stored in `event_type`.
-    pub const fn event_type(&self) -> &'static str {
-        match self {
-            Self::PointsAccount(event) => event.name(),
-            Self::RechargeOrder(event) => event.name(),
-        }
-    }
-
-    /// As stored in `event_version`.
-    pub const fn event_version(&self) -> &'static str {
-        match self {
-            Self::PointsAccount(_) => points_account::Event::VERSION,
-            Self::RechargeOrder(_) => recharge_order::Event::VERSION,
-        }
-    }
-
-    /// As stored in `payload`: what the stock cqrs-es repository writes and reads.
-    ///
-    /// # Errors
-    /// None for the events there are; the signature is serde's.
-    pub fn payload(&self) -> Result<String, serde_json::Error> {
-        match self {
-            Self::PointsAccount(event) => serde_json::to_string(event),
-            Self::RechargeOrder(event) => serde_json::to_string(event),
-        }
-    }
-
     /// Read a stored event of `stream` back.
     ///
     /// # Errors
@@ -167,18 +236,12 @@ impl Event {
     pub fn decode(stream: &StreamId, event_type: &str, version: &str, payload: &str) -> Result<Self, DecodeError> {
         let aggregate_type = stream.aggregate_type();
         let payload_error = |source| DecodeError::Payload { aggregate_type, event_type: event_type.to_owned(), source };
-        let known = match stream {
-            StreamId::PointsAccount(_) => points_account::Event::VERSION,
-            StreamId::RechargeOrder(_) => recharge_order::Event::VERSION,
-        };
+        let known = stream.known_version();
         if version != known {
             let (event_type, version) = (event_type.to_owned(), version.to_owned());
             return Err(DecodeError::UnknownVersion { aggregate_type, event_type, version });
         }
-        let event = match stream {
-            StreamId::PointsAccount(_) => Self::PointsAccount(serde_json::from_str(payload).map_err(payload_error)?),
-            StreamId::RechargeOrder(_) => Self::RechargeOrder(serde_json::from_str(payload).map_err(payload_error)?),
-        };
+        let event = stream.parse(payload).map_err(payload_error)?;
         if event.event_type() != event_type {
             let (stored, read) = (event_type.to_owned(), event.event_type());
             return Err(DecodeError::TypeMismatch { aggregate_type, stored, read });
@@ -190,24 +253,7 @@ impl Event {
 impl State {
     /// The shape of all states, for snapshots: raise it whenever a state's fields or an `apply` change, and every
     /// snapshot of before is thrown away and folded again.
-    pub const VERSION: i32 = 1;
-
-    /// Fold one event in. An event of another kind of stream changes nothing; [`Event::decode`] never makes one.
-    pub fn apply(&mut self, event: &Event) {
-        match (self, event) {
-            (Self::PointsAccount(account), Event::PointsAccount(event)) => account.apply(event),
-            (Self::RechargeOrder(order), Event::RechargeOrder(event)) => order.apply(event),
-            (Self::PointsAccount(_), Event::RechargeOrder(_)) | (Self::RechargeOrder(_), Event::PointsAccount(_)) => {}
-        }
-    }
-
-    /// Roughly how much memory it takes, in bytes.
-    pub fn weight(&self) -> usize {
-        match self {
-            Self::PointsAccount(account) => account.weight(),
-            Self::RechargeOrder(_) => size_of::<Self>(),
-        }
-    }
+    pub const VERSION: i32 = 2;
 }
 
 #[cfg(test)]

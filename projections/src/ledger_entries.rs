@@ -50,7 +50,15 @@ pub(crate) async fn apply(batch: &Batch, transaction: &mut PgConnection) -> Resu
 fn month(event: &RecordedEvent) -> Option<NaiveDate> {
     match event.event {
         Event::PointsAccount(_) => event.occurred_at.date_naive().with_day(1),
-        Event::RechargeOrder(_) => None,
+        Event::RechargeOrder(_)
+        | Event::Like(_)
+        | Event::Tip(_)
+        | Event::TipReceipt(_)
+        | Event::Withdrawal(_)
+        | Event::WithdrawalAllowance(_)
+        | Event::VideoJob(_)
+        | Event::VideoSlots(_)
+        | Event::Work(_) => None,
     }
 }
 
@@ -66,7 +74,19 @@ fn reference(event: &Event) -> Option<String> {
             E::Held { hold, .. } | E::Captured { hold, .. } | E::Released { hold, .. } => Some(hold.to_string()),
             E::Expired { .. } => None,
             E::Adjusted { reason, .. } => Some(reason.clone().into()),
+            E::TipPaid { tip, .. } | E::TipReceived { tip, .. } => Some(tip.to_string()),
+            E::PayoutStarted { withdrawal, .. }
+            | E::PaidOut { withdrawal, .. }
+            | E::PayoutReturned { withdrawal, .. } => Some(withdrawal.to_string()),
         },
-        Event::RechargeOrder(_) => None,
+        Event::RechargeOrder(_)
+        | Event::Like(_)
+        | Event::Tip(_)
+        | Event::TipReceipt(_)
+        | Event::Withdrawal(_)
+        | Event::WithdrawalAllowance(_)
+        | Event::VideoJob(_)
+        | Event::VideoSlots(_)
+        | Event::Work(_) => None,
     }
 }

@@ -16,6 +16,8 @@
 //! | `SKYRIFF_POSTGRES_USER` | for `dev` as root: who the private Postgres runs as |
 //!
 //! | `SKYRIFF_CHECK_IN_POINTS`, `SKYRIFF_STREAK_DAYS`, `SKYRIFF_STREAK_BONUS`, `SKYRIFF_PROMO_LIFETIME_DAYS`, `SKYRIFF_HOLD_LIFETIME_S`, `SKYRIFF_HOLD_LIFETIME_MAX_S`, `SKYRIFF_OPEN_HOLDS_MAX`, `SKYRIFF_REFUND_WINDOW_S`, `SKYRIFF_AMOUNT_MAX` | the numbers of the points rules |
+//! | `SKYRIFF_TIP_SHARE_PERMILLE`, `SKYRIFF_TIP_MAX` | the numbers of tips |
+//! | `SKYRIFF_WITHDRAWAL_MIN`, `…_PER_DAY`, `…_PER_MONTH`, `…_REVIEW_FROM`, `…_TWO_REVIEWS_FROM`, `…_FEE_PERMILLE`, `…_MINOR_PER_100_POINTS`, `…_CURRENCY` | the numbers of withdrawals |
 //! | `SKYRIFF_EXECUTORS`, `SKYRIFF_QUEUE_MAX`, `SKYRIFF_BATCH_MAX`, `SKYRIFF_CACHE_MIB`, `SKYRIFF_KEEP_KEYS_HOURS`, `SKYRIFF_REQUIRE_STANDBY`, `SKYRIFF_FRESHNESS_WAIT_MS` | how much a process takes on |
 //!
 //! Each process connects as the role that its work needs, so the addresses carry no user; passwords come from a
@@ -25,7 +27,10 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use skyriff_domain::{PointsPolicy, ShardCount, ShardId};
+use skyriff_domain::{
+    Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, video_job::VideoPolicy,
+    withdrawal::WithdrawalPolicy,
+};
 use skyriff_postgres::databases;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
@@ -78,11 +83,91 @@ pub struct PolicyArguments {
     /// The most points that one command may move.
     #[arg(long, env = "SKYRIFF_AMOUNT_MAX", default_value_t = PointsPolicy::default().amount_max.get())]
     amount_max: i64,
+    #[command(flatten)]
+    tips: TipArguments,
+    #[command(flatten)]
+    withdrawals: WithdrawalArguments,
+}
+
+/// The numbers of tips.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "The numbers of tips")]
+struct TipArguments {
+    /// What the platform keeps of a tip, in thousandths.
+    #[arg(long, env = "SKYRIFF_TIP_SHARE_PERMILLE", default_value_t = TipPolicy::default().share_permille, value_parser = clap::value_parser!(u16).range(0..=1_000))]
+    tip_share_permille: u16,
+    /// The largest tip, in points.
+    #[arg(long, env = "SKYRIFF_TIP_MAX", default_value_t = TipPolicy::default().points_max.get())]
+    tip_max: i64,
+}
+
+impl TipArguments {
+    fn policy(&self) -> Result<TipPolicy> {
+        let points_max = self.tip_max.try_into().context("--tip-max")?;
+        Ok(TipPolicy { share_permille: self.tip_share_permille, points_max })
+    }
+}
+
+/// The numbers of withdrawals.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "The numbers of withdrawals")]
+struct WithdrawalArguments {
+    /// The smallest withdrawal, in points.
+    #[arg(long, env = "SKYRIFF_WITHDRAWAL_MIN", default_value_t = WithdrawalPolicy::default().points_min.get())]
+    withdrawal_min: i64,
+    /// What one user may withdraw in one UTC day, in points.
+    #[arg(long, env = "SKYRIFF_WITHDRAWAL_PER_DAY", default_value_t = WithdrawalPolicy::default().points_per_day.get())]
+    withdrawal_per_day: i64,
+    /// What one user may withdraw in one month, in points.
+    #[arg(long, env = "SKYRIFF_WITHDRAWAL_PER_MONTH", default_value_t = WithdrawalPolicy::default().points_per_month.get())]
+    withdrawal_per_month: i64,
+    /// From so many points on, a reviewer has to approve a withdrawal.
+    #[arg(long, env = "SKYRIFF_WITHDRAWAL_REVIEW_FROM", default_value_t = WithdrawalPolicy::default().review_from.get())]
+    withdrawal_review_from: i64,
+    /// From so many points on, two different reviewers have to.
+    #[arg(long, env = "SKYRIFF_WITHDRAWAL_TWO_REVIEWS_FROM", default_value_t = WithdrawalPolicy::default().two_reviews_from.get())]
+    withdrawal_two_reviews_from: i64,
+    /// What the platform keeps of a withdrawal, in thousandths.
+    #[arg(long, env = "SKYRIFF_WITHDRAWAL_FEE_PERMILLE", default_value_t = WithdrawalPolicy::default().fee_permille, value_parser = clap::value_parser!(u16).range(0..=1_000))]
+    withdrawal_fee_permille: u16,
+    /// What a hundred points are worth, in the currency's smallest unit.
+    #[arg(long, env = "SKYRIFF_WITHDRAWAL_MINOR_PER_100_POINTS", default_value_t = WithdrawalPolicy::default().minor_per_100_points)]
+    withdrawal_minor_per_100_points: u32,
+    /// In which currency withdrawals are paid: ISO 4217, in small letters.
+    #[arg(long, env = "SKYRIFF_WITHDRAWAL_CURRENCY", default_value_t = WithdrawalPolicy::default().currency)]
+    withdrawal_currency: Label,
+}
+
+impl WithdrawalArguments {
+    fn policy(&self) -> Result<WithdrawalPolicy> {
+        let policy = WithdrawalPolicy {
+            points_min: self.withdrawal_min.try_into().context("--withdrawal-min")?,
+            points_per_day: self.withdrawal_per_day.try_into().context("--withdrawal-per-day")?,
+            points_per_month: self.withdrawal_per_month.try_into().context("--withdrawal-per-month")?,
+            review_from: self.withdrawal_review_from.try_into().context("--withdrawal-review-from")?,
+            two_reviews_from: self.withdrawal_two_reviews_from.try_into().context("--withdrawal-two-reviews-from")?,
+            fee_permille: self.withdrawal_fee_permille,
+            minor_per_100_points: self.withdrawal_minor_per_100_points,
+            currency: self.withdrawal_currency.clone(),
+        };
+        let reviewed = policy.review_from <= policy.two_reviews_from;
+        ensure!(reviewed, "--withdrawal-two-reviews-from must not be less than --withdrawal-review-from");
+        Ok(policy)
+    }
 }
 
 impl PolicyArguments {
-    /// The policy, if its numbers are ones of points.
-    pub fn policy(&self) -> Result<PointsPolicy> {
+    /// The policy, if its numbers are possible.
+    pub fn policy(&self) -> Result<Policy> {
+        Ok(Policy {
+            points: self.points()?,
+            tips: self.tips.policy()?,
+            withdrawals: self.withdrawals.policy()?,
+            videos: VideoPolicy::default(),
+        })
+    }
+
+    fn points(&self) -> Result<PointsPolicy> {
         Ok(PointsPolicy {
             check_in: self.check_in_points.try_into().context("--check-in-points")?,
             streak_bonus: self.streak_bonus.try_into().context("--streak-bonus")?,
@@ -233,6 +318,15 @@ impl Databases {
     pub fn to_append(&self) -> Vec<skyriff_write_side::commands::EventDatabase> {
         let of = |place: &Place| skyriff_write_side::commands::EventDatabase {
             options: place.primary.clone().username(databases::COMMAND),
+            shards: place.shards.clone(),
+        };
+        self.event_store.iter().map(of).collect()
+    }
+
+    /// For processes.
+    pub fn to_react(&self) -> Vec<skyriff_write_side::processes::ProcessDatabase> {
+        let of = |place: &Place| skyriff_write_side::processes::ProcessDatabase {
+            options: place.primary.clone().username(databases::PROCESS),
             shards: place.shards.clone(),
         };
         self.event_store.iter().map(of).collect()

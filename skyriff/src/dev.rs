@@ -47,7 +47,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let Arguments { folder, tuning, streams, roles } = arguments;
     let roles = roles.unwrap_or_else(|| {
         let relay = streams.kafka_is_named().then_some(Role::Relay);
-        [Role::Command, Role::Query, Role::Project].into_iter().chain(relay).collect()
+        Role::ALL.into_iter().chain(relay).collect()
     });
     let stop = serve::on_signal()?;
     ensure!(

@@ -11,7 +11,10 @@ use skyriff_kafka::{KafkaSource, Relay, topic};
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
 use skyriff_read_side::Replicas;
-use skyriff_write_side::{CommandSide, commands, event_store};
+use skyriff_write_side::{
+    CommandSide, commands, event_store,
+    processes::{self, ProcessSide, Services},
+};
 use sqlx::{ConnectOptions, Connection, postgres::PgPoolOptions};
 use tokio::{
     net::TcpListener,
@@ -41,8 +44,15 @@ pub enum Role {
     Query,
     /// Projections: read models from the log.
     Project,
+    /// Processes: what events ask for beyond their own shard, or beyond this system.
+    Process,
     /// The relay: the log to Kafka.
     Relay,
+}
+
+impl Role {
+    /// All that need no more than the databases.
+    pub const ALL: [Self; 4] = [Self::Command, Self::Query, Self::Project, Self::Process];
 }
 
 /// Where projections take events from. They may change between the two at any time: the checkpoints are the same.
@@ -83,7 +93,7 @@ pub struct Arguments {
     #[command(flatten)]
     streams: Streams,
     /// Which roles this process has.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "command,query,project")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "command,query,project,process")]
     roles: Vec<Role>,
 }
 
@@ -167,6 +177,7 @@ pub struct Running {
     commands: Option<CommandSide>,
     projector: Option<Followers>,
     relay: Option<Relay>,
+    processes: Option<ProcessSide>,
 }
 
 impl Running {
@@ -184,11 +195,17 @@ impl Running {
         // Queries need no event store: they go on, and start, without it.
         let needs_event_store = roles.iter().any(|role| *role != Role::Query);
         if needs_event_store {
-            check(databases, tuning.require_standby && roles.contains(&Role::Command)).await?;
+            check(
+                databases,
+                tuning.require_standby && roles.iter().any(|role| matches!(role, Role::Command | Role::Process)),
+            )
+            .await?;
         }
 
         let policy = tuning.policy.policy()?;
-        let commands = roles.contains(&Role::Command).then(|| {
+        // Processes send commands too, through executors of their own where no API is served.
+        let decides = roles.contains(&Role::Command) || roles.contains(&Role::Process);
+        let commands = decides.then(|| {
             let limits = tuning.command_limits();
             CommandSide::start(&databases.to_append(), databases.shard_count, &policy, &limits)
         });
@@ -200,6 +217,10 @@ impl Running {
             true => Some(relay(databases, &streams.kafka).await?),
             false => None,
         };
+        let processes = commands.as_ref().filter(|_| roles.contains(&Role::Process)).map(|side| {
+            let services = Services { commands: side.commands.clone(), shards: databases.shard_count };
+            ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default())
+        });
         let queries = roles.contains(&Role::Query).then(|| {
             let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
             Replicas::new(databases.shard_count, databases.to_query(), patience)
@@ -209,7 +230,7 @@ impl Running {
             PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options)
         };
         let router = api::router(Served {
-            commands: commands.as_ref().map(|side| side.commands.clone()),
+            commands: commands.as_ref().filter(|_| roles.contains(&Role::Command)).map(|side| side.commands.clone()),
             queries,
             tokens: tokens.clone(),
             limits: request::Limits::default(),
@@ -226,7 +247,7 @@ impl Running {
         });
         let serve = axum::serve(listener, router).with_graceful_shutdown(async move { closed.cancelled().await });
         let http = tokio::spawn(serve.into_future());
-        Ok(Self { address, http, close, commands, projector, relay })
+        Ok(Self { address, http, close, commands, projector, processes, relay })
     }
 
     /// Serve until told to stop, then finish what is in hand: requests first, then what they need.
@@ -250,11 +271,18 @@ impl Running {
                     None => std::future::pending().await,
                 }
             };
+            let processes = async {
+                match &mut self.processes {
+                    Some(processes) => processes.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => None,
                 reason = relay => Some(anyhow!(reason)),
                 reason = commands => Some(anyhow!(reason)),
                 reason = projector => Some(anyhow!(reason)),
+                reason = processes => Some(anyhow!(reason)),
                 result = &mut self.http => Some(anyhow!("HTTP ended by itself: {result:?}")),
             }
         };
@@ -264,6 +292,9 @@ impl Running {
             tracing::warn!("requests still in hand after {DRAIN_MAX:?} are cut off");
         }
         self.http.abort();
+        if let Some(processes) = self.processes {
+            processes.stop().await;
+        }
         if let Some(side) = self.commands {
             side.stop().await;
         }

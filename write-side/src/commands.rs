@@ -11,8 +11,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use skyriff_domain::{
-    Command, CommandId, Intent, LogPosition, Metadata, PointsPolicy, Refusal, ShardCount, ShardId, StreamId, UserId,
-    shard_of,
+    Command, CommandId, Intent, LogPosition, Metadata, Policy, Refusal, ShardCount, ShardId, StreamId, UserId, shard_of,
 };
 use sqlx::postgres::PgConnectOptions;
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
@@ -226,7 +225,7 @@ pub struct CommandSide {
 
 impl CommandSide {
     /// Start the executors. They connect by themselves, and again whenever the connection is lost.
-    pub fn start(databases: &[EventDatabase], shard_count: ShardCount, policy: &PointsPolicy, limits: &Limits) -> Self {
+    pub fn start(databases: &[EventDatabase], shard_count: ShardCount, policy: &Policy, limits: &Limits) -> Self {
         let stop = CancellationToken::new();
         let mut queues = Queues::default();
         let mut tasks = Vec::new();

@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use skyriff_domain::{CommandId, Event, PointsPolicy, Position, ShardId, StreamId};
+use skyriff_domain::{CommandId, Event, Policy, Position, ShardId, StreamId};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -73,7 +73,7 @@ pub(crate) struct Settings {
     /// For logs and metrics.
     pub(crate) name: Arc<str>,
     pub(crate) shards: Vec<ShardId>,
-    pub(crate) policy: PointsPolicy,
+    pub(crate) policy: Policy,
     pub(crate) cache_bytes_max: usize,
     pub(crate) limits: Limits,
 }

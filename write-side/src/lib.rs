@@ -1,5 +1,5 @@
 //! Commands in: HTTP takes them ([`http`]), executors decide them in batches ([`executor`]), and the event store
-//! appends what was decided ([`event_store`]).
+//! appends what was decided ([`event_store`]). What reacts to events with more commands is a process ([`processes`]).
 //!
 //! ```text
 //! request ─▶ http ─▶ Commands ─▶ queue of the shard's executor ─▶ load ─▶ decide ─▶ append ─▶ answer
@@ -10,5 +10,6 @@ pub mod event_store;
 pub mod executor;
 pub mod http;
 pub mod metrics;
+pub mod processes;
 
 pub use commands::{CommandSide, Commands, Failure, Fingerprint, Receipt, Recorded, Refused, Submission};

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use cqrs_es::test::TestFramework;
+use cqrs_es::{DomainEvent, test::TestFramework};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use uuid::Uuid;
 
@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{
     Bucket::*,
-    StreamId, UserId,
+    Label, Note, OrderId, StreamId, TipId, UserId,
     ledger::{Account, Standing, postings},
+    points::POINTS_MAX,
 };
 
 const SECOND: TimeDelta = TimeDelta::seconds(1);
@@ -97,7 +98,51 @@ fn adjust(bucket: Bucket, direction: Direction, amount: i64) -> Action {
     Action::Adjust { bucket, direction, points: points(amount), reason: note() }
 }
 
+fn reserve(number: u128, amount: i64, from: Source) -> Action {
+    Action::Reserve { hold: id(HoldId, number), points: points(amount), from, purpose: label("tip") }
+}
+fn undo(number: u128) -> Action {
+    Action::Undo { hold: id(HoldId, number) }
+}
+fn use_up(number: u128, amount: i64) -> Action {
+    Action::Use { hold: id(HoldId, number), points: points(amount) }
+}
+fn pay_tip(tip: u128) -> Action {
+    Action::PayTip { tip: id(TipId, tip), to: id(UserId, 8) }
+}
+fn receive_tip(tip: u128, income: i64, share: i64) -> Action {
+    Action::ReceiveTip { tip: id(TipId, tip), from: id(UserId, 8), income: points(income), share: points(share) }
+}
+fn start_payout(withdrawal: u128) -> Action {
+    Action::StartPayout { withdrawal: id(WithdrawalId, withdrawal) }
+}
+fn finish_payout(withdrawal: u128, fee: i64) -> Action {
+    Action::FinishPayout { withdrawal: id(WithdrawalId, withdrawal), fee: points(fee) }
+}
+fn return_payout(withdrawal: u128) -> Action {
+    Action::ReturnPayout { withdrawal: id(WithdrawalId, withdrawal) }
+}
+
 // What is recorded.
+
+fn reserved(number: u128, taken: Purse) -> Event {
+    Event::Held { hold: id(HoldId, number), taken, reason: label("tip"), expires_at: None }
+}
+fn tip_paid(tip: u128, taken: Purse) -> Event {
+    Event::TipPaid { tip: id(TipId, tip), to: id(UserId, 8), taken }
+}
+fn tip_received(tip: u128, income: i64, share: i64) -> Event {
+    Event::TipReceived { tip: id(TipId, tip), from: id(UserId, 8), income: points(income), share: points(share) }
+}
+fn payout_started(withdrawal: u128, taken: Purse) -> Event {
+    Event::PayoutStarted { withdrawal: id(WithdrawalId, withdrawal), taken }
+}
+fn paid_out(withdrawal: u128, out: i64, fee: i64) -> Event {
+    Event::PaidOut { withdrawal: id(WithdrawalId, withdrawal), points: points(out), fee: points(fee) }
+}
+fn payout_returned(withdrawal: u128, returned: Purse) -> Event {
+    Event::PayoutReturned { withdrawal: id(WithdrawalId, withdrawal), returned }
+}
 
 fn checked_in(day: i64, days_in_a_row: u32, amount: i64) -> Event {
     let (expires_at, day) = (midnight(day + 366), midnight(day).date_naive());
@@ -113,7 +158,7 @@ fn spent(spend: u128, taken: Purse, refundable_until: DateTime<Utc>) -> Event {
     Event::Spent { spend: id(SpendId, spend), taken, product: label("video"), refundable_until }
 }
 fn held(hold: u128, taken: Purse, expires_at: DateTime<Utc>) -> Event {
-    Event::Held { hold: id(HoldId, hold), taken, reason: label("render"), expires_at }
+    Event::Held { hold: id(HoldId, hold), taken, reason: label("render"), expires_at: Some(expires_at) }
 }
 fn captured(hold: u128, taken: Purse) -> Event {
     Event::Captured { hold: id(HoldId, hold), taken }
@@ -432,6 +477,13 @@ fn stored_events_keep_their_shape() {
 {"expired":{"lots":{"promo":{"2026-01-02T00:00:00Z":5}}}}
 {"adjusted":{"direction":"credit","moved":{"paid":3},"reason":"goodwill"}}
 {"adjusted":{"direction":"debit","moved":{"income":2},"reason":"goodwill"}}
+{"held":{"hold":"00000000-0000-0000-0000-000000000003","taken":{"income":2},"reason":"tip"}}
+{"released":{"hold":"00000000-0000-0000-0000-000000000003","returned":{"paid":3},"cause":"undone"}}
+{"tip_paid":{"tip":"00000000-0000-0000-0000-000000000003","to":"00000000-0000-0000-0000-000000000008","taken":{"paid":3}}}
+{"tip_received":{"tip":"00000000-0000-0000-0000-000000000003","from":"00000000-0000-0000-0000-000000000008","income":7,"share":3}}
+{"payout_started":{"withdrawal":"00000000-0000-0000-0000-000000000003","taken":{"income":2}}}
+{"paid_out":{"withdrawal":"00000000-0000-0000-0000-000000000003","points":7,"fee":2}}
+{"payout_returned":{"withdrawal":"00000000-0000-0000-0000-000000000003","returned":{"income":2}}}
 "#;
     let events = [
         checked_in(0, 7, 40),
@@ -446,6 +498,13 @@ fn stored_events_keep_their_shape() {
         expired([(1, 5)]),
         adjusted(Credit, paid(3)),
         adjusted(Debit, income(2)),
+        reserved(3, income(2)),
+        released(3, paid(3), Undone),
+        tip_paid(3, paid(3)),
+        tip_received(3, 7, 3),
+        payout_started(3, income(2)),
+        paid_out(3, 7, 2),
+        payout_returned(3, income(2)),
     ];
     let written = events.each_ref().map(|event| serde_json::to_string(event).unwrap());
     assert_eq!(written.join("\n"), stored.trim());
@@ -454,6 +513,80 @@ fn stored_events_keep_their_shape() {
     for (event, line) in events.iter().zip(stored.trim().lines()) {
         assert!(line.starts_with(&format!(r#"{{"{}":"#, event.event_type())) && event.event_version() == "1", "{line}");
     }
+}
+
+#[test]
+fn a_reserve_takes_only_the_points_that_it_may_and_ends_only_as_what_it_is_for() {
+    let given = [earned(promo([(366, 5)])), recharged(4), earned(income(3))];
+    records(&given, noon(0), reserve(1, 6, Source::Any), &[reserved(1, purse([(366, 5)], 1, 0))]);
+    records(&given, noon(0), reserve(1, 6, Source::NotPromo), &[reserved(1, purse([], 4, 2))]);
+    records(&given, noon(0), reserve(1, 3, Source::Income), &[reserved(1, income(3))]);
+    refuses(&given, noon(0), reserve(1, 8, Source::NotPromo), insufficient(8, 7));
+    refuses(&given, noon(0), reserve(1, 4, Source::Income), insufficient(4, 3));
+
+    let given = and(&given, reserved(1, purse([], 4, 2)));
+    refuses(&given, noon(0), reserve(1, 1, Source::Any), HoldExists(id(HoldId, 1)));
+    for action in [capture(1, 1), release(1), start_payout(2), pay_tip(2), undo(2)] {
+        let of = if matches!(action, Action::Capture { .. } | Action::Release { .. }) { 1 } else { 2 };
+        refuses(&given, noon(0), action, HoldNotFound(id(HoldId, of)));
+    }
+    records(&given, noon(10_000), Expire, &[expired([(366, 5)])]);
+    let undone = |returned| Event::Released { hold: id(HoldId, 1), returned, cause: Undone };
+    records(&given, noon(0), undo(1), &[undone(purse([], 4, 2))]);
+    records(&given, noon(0), pay_tip(1), &[tip_paid(1, purse([], 4, 2))]);
+    refuses(&[recharged(2), held(1, paid(2), noon(1))], noon(0), undo(1), HoldNotFound(id(HoldId, 1)));
+
+    let with_promo = [earned(promo([(366, 5)])), reserved(1, promo([(366, 5)]))];
+    records(&with_promo, noon(370), undo(1), &[undone(promo([(366, 5)])), expired([(366, 5)])]);
+}
+
+#[test]
+fn what_is_used_of_a_reserve_is_paid_and_the_rest_comes_back() {
+    let given = [earned(promo([(366, 5)])), recharged(4), reserved(1, purse([(366, 5)], 4, 0))];
+    let undone = |returned| Event::Released { hold: id(HoldId, 1), returned, cause: Undone };
+    let used = [captured(1, purse([(366, 5)], 1, 0)), undone(paid(3))];
+    records(&given, noon(0), use_up(1, 6), &used);
+    records(&given, noon(0), use_up(1, 9), &[captured(1, purse([(366, 5)], 4, 0))]);
+    records(&given, noon(0), use_up(1, 0), &[undone(purse([(366, 5)], 4, 0))]);
+    refuses(&given, noon(0), use_up(1, 10), HoldTooSmall { asked: points(10), left: points(9) });
+    refuses(&and(&given, undone(purse([(366, 5)], 4, 0))), noon(0), use_up(1, 1), HoldNotFound(id(HoldId, 1)));
+    let used = [captured(1, promo([(366, 2)])), undone(purse([(366, 3)], 4, 0)), expired([(366, 3)])];
+    records(&given, noon(370), use_up(1, 2), &used);
+}
+
+#[test]
+fn reserves_count_as_open_holds() {
+    let given = [recharged(9), reserved(1, paid(1)), held(2, paid(1), noon(2))];
+    refuses(&given, noon(0), reserve(3, 1, Source::Any), TooManyHolds { max: 2 });
+    records(&and(&given, tip_paid(1, paid(1))), noon(0), reserve(3, 1, Source::Any), &[reserved(3, paid(1))]);
+}
+
+#[test]
+fn a_tip_arrives_as_income_if_there_is_room() {
+    records(&[], noon(0), receive_tip(1, 7, 3), &[tip_received(1, 7, 3)]);
+    records(&[tip_received(1, 7, 3)], noon(0), spend(1, 7), &[spent(1, income(7), noon(30))]);
+    let payout = [earned(income(POINTS_MAX)), reserved(1, income(9)), payout_started(1, income(9))];
+    refuses(&payout, noon(0), receive_tip(1, 1, 0), AccountFull);
+    records(&and(&payout, paid_out(1, 8, 1)), noon(0), receive_tip(1, 9, 0), &[tip_received(1, 9, 0)]);
+}
+
+#[test]
+fn a_payout_ends_once_paid_or_returned() {
+    let given = [earned(income(9)), reserved(1, income(9))];
+    records(&given, noon(0), start_payout(1), &[payout_started(1, income(9))]);
+    refuses(&given, noon(0), finish_payout(1, 1), HoldNotFound(id(HoldId, 1)));
+    let started = and(&given, payout_started(1, income(9)));
+    refuses(&started, noon(0), undo(1), HoldNotFound(id(HoldId, 1)));
+    records(&started, noon(0), finish_payout(1, 2), &[paid_out(1, 7, 2)]);
+    refuses(&started, noon(0), finish_payout(1, 10), HoldTooSmall { asked: points(10), left: points(9) });
+    records(&started, noon(0), return_payout(1), &[payout_returned(1, income(9))]);
+    for ended in [paid_out(1, 7, 2), payout_returned(1, income(9))] {
+        let ended = and(&started, ended);
+        refuses(&ended, noon(0), finish_payout(1, 2), HoldNotFound(id(HoldId, 1)));
+        refuses(&ended, noon(0), return_payout(1), HoldNotFound(id(HoldId, 1)));
+    }
+    let again = [earned(income(9)), reserved(1, income(4)), payout_started(1, income(4)), reserved(1, income(5))];
+    refuses(&again, noon(0), start_payout(1), HoldExists(id(HoldId, 1)));
 }
 
 // What always holds.
@@ -487,6 +620,15 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0..3_u128).prop_map(release),
         3 => (0..3_u128, part()).prop_map(|(number, points)| refund(number, points)),
         1 => Just(Expire),
+        2 => (0..3_u128, amount(), select(vec![Source::Any, Source::NotPromo, Source::Income]))
+            .prop_map(|(number, points, from)| reserve(number, points, from)),
+        1 => (0..3_u128).prop_map(undo),
+        1 => (0..3_u128, 0..8_i64).prop_map(|(number, points)| use_up(number, points)),
+        1 => (0..3_u128).prop_map(pay_tip),
+        1 => (0..3_u128, 1..30_i64, 0..9_i64).prop_map(|(number, income, share)| receive_tip(number, income, share)),
+        2 => (0..3_u128).prop_map(start_payout),
+        1 => (0..3_u128, 0..9_i64).prop_map(|(number, fee)| finish_payout(number, fee)),
+        1 => (0..3_u128).prop_map(return_payout),
         1 => (bucket(), select(vec![Credit, Debit]), amount()).prop_map(|(bucket, way, points)| adjust(bucket, way, points)),
     ]
 }
@@ -564,7 +706,25 @@ proptest! {
                 Event::Released { hold, returned, .. } => (("hold", hold.0), -1, returned),
                 Event::Spent { spend, taken, .. } => (("spend", spend.0), 1, taken),
                 Event::Refunded { spend, returned } => (("spend", spend.0), -1, returned),
+                Event::TipPaid { tip, taken, .. } => (("hold", tip.0), -1, taken),
+                Event::PayoutStarted { withdrawal, taken } => {
+                    let payout = left.entry(("payout", withdrawal.0)).or_default();
+                    prop_assert_eq!(*payout, [0; 3], "a payout starts once");
+                    *payout = amounts(taken);
+                    (("hold", withdrawal.0), -1, taken)
+                }
+                Event::PaidOut { withdrawal, points, fee } => {
+                    let payout = left.insert(("payout", withdrawal.0), [0; 3]).unwrap_or_default();
+                    prop_assert_eq!(payout.iter().sum::<i64>(), points.get() + fee.get());
+                    continue;
+                }
+                Event::PayoutReturned { withdrawal, returned } => {
+                    let payout = left.insert(("payout", withdrawal.0), [0; 3]).unwrap_or_default();
+                    prop_assert_eq!(payout, amounts(returned));
+                    continue;
+                }
                 Event::CheckedIn { .. } | Event::Earned { .. } | Event::Recharged { .. } => continue,
+                Event::TipReceived { .. } => continue,
                 Event::Expired { .. } | Event::Adjusted { .. } => continue,
             };
             for (left, amount) in left.entry(of).or_default().iter_mut().zip(amounts(moved)) {

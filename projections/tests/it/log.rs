@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, TimeZone, Utc};
 use skyriff_domain::{
-    Bucket, Command, Event, Intent, LogPosition, OrderId, Points, PointsPolicy, Position, ShardCount, ShardId, State,
-    StreamId, Streams, UserId,
+    Bucket, Command, Event, Intent, LogPosition, Points, Policy, Position, ShardCount, ShardId, State, StreamId,
+    Streams, UserId,
     points_account::{Action, PointsAccount},
-    recharge_order::RechargeOrder,
     shard_of,
 };
 use skyriff_postgres::{
@@ -28,18 +27,8 @@ pub(crate) struct Log {
 struct Folded(HashMap<StreamId, (i64, State)>);
 
 impl Streams for Folded {
-    fn points_account(&self, user: UserId) -> &PointsAccount {
-        let Some((_, State::PointsAccount(account))) = self.0.get(&StreamId::PointsAccount(user)) else {
-            panic!("named")
-        };
-        account
-    }
-
-    fn recharge_order(&self, order: OrderId) -> &RechargeOrder {
-        let Some((_, State::RechargeOrder(order))) = self.0.get(&StreamId::RechargeOrder(order)) else {
-            panic!("named")
-        };
-        order
+    fn state(&self, stream: &StreamId) -> &State {
+        &self.0.get(stream).expect("named").1
     }
 }
 
@@ -80,7 +69,7 @@ impl Log {
         for stream in command.streams() {
             self.streams.0.entry(stream).or_insert_with(|| (0, stream.empty()));
         }
-        let events = command.decide(&self.streams, &PointsPolicy::default()).unwrap();
+        let events = command.decide(&self.streams, &Policy::default()).unwrap();
         let shard = shard_of(user, ShardCount::default());
         let head = self.heads.entry(shard).or_default();
         let mut sequences = Vec::new();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use chrono::{SubsecRound, Utc};
-use skyriff_domain::{Bucket, Command, CommandId, Intent, Metadata, PointsPolicy, ShardCount, points_account::Action};
+use skyriff_domain::{Bucket, Command, CommandId, Intent, Metadata, Policy, ShardCount, points_account::Action};
 use skyriff_postgres::{Server, databases};
 use skyriff_write_side::{
     CommandSide, Commands, Fingerprint, Submission,
@@ -70,7 +70,7 @@ pub async fn run(server: &Server, each: Duration, report: &mut Report) -> Result
 /// The executors in this process, with what the HTTP handler does to make a submission, and without HTTP and JSON.
 async fn in_process(server: &Server, tasks: u32, time: Duration) -> Result<Figure> {
     let database = EventDatabase { options: server.options(databases::COMMAND, IN_PROCESS), shards: store::shards() };
-    let side = CommandSide::start(&[database], ShardCount::default(), &PointsPolicy::default(), &Limits::default());
+    let side = CommandSide::start(&[database], ShardCount::default(), &Policy::default(), &Limits::default());
     chunks(&side.commands, tasks, time / 2).await?;
     let started = Instant::now();
     let took = chunks(&side.commands, tasks, time).await?;

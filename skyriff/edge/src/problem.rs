@@ -74,6 +74,16 @@ kinds! {
         "Read the balance; points past their expiry or held ones cannot be spent. To ask again, take a new Idempotency-Key.";
     ALREADY_CHECKED_IN = CONFLICT "already-checked-in", "The day was checked in already",
         "Check in again on the next UTC day.";
+    FOUR_EYES = FORBIDDEN "four-eyes", "Somebody else has to decide this",
+        "Leave it to another reviewer: nobody reviews their own withdrawal, and a second approval comes from a second person.";
+    WITHDRAWAL_OPEN = CONFLICT "withdrawal-open", "Another withdrawal is still open",
+        "Wait until it is over, or cancel it while it is under review.";
+    TOO_MANY_IN_FLIGHT = CONFLICT "too-many-in-flight", "Too many jobs are in flight",
+        "Wait until one of them is over, or cancel one.";
+    STALE_ATTEMPT = CONFLICT "stale-attempt", "The attempt is over",
+        "Stop working on it: the job was given to another worker, or has ended.";
+    WITHDRAWAL_LIMIT = CONFLICT "withdrawal-limit", "The limit for a day or a month is reached",
+        "Ask for less, or wait until the next UTC day or month.";
     ORDER_MISMATCH = CONFLICT "order-mismatch", "The order was credited before, with other contents",
         "Look the order up at the payment provider; nothing was credited now.";
     CONFLICT = SERVICE_UNAVAILABLE "conflict", "The command kept losing a race",

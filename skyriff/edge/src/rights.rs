@@ -17,7 +17,17 @@ pub enum Right {
     Expire,
     /// Correct by hand.
     Adjust,
-    /// Read balances and ledger entries.
+    /// Like works, and take likes back.
+    Like,
+    /// Give tips.
+    Tip,
+    /// Ask for withdrawals, and cancel them.
+    Withdraw,
+    /// See the withdrawals that wait, and decide them.
+    Review,
+    /// Say what came of a payout that nobody can tell.
+    ResolvePayout,
+    /// Read balances, ledger entries, likes, tips and withdrawals.
     ReadAccount,
     /// Say that something happened in the past.
     Backdate,
@@ -36,35 +46,33 @@ pub enum Reach {
 
 impl Right {
     /// How far the right goes for a role.
+    #[rustfmt::skip]
     pub const fn reach(self, role: Role) -> Reach {
-        match (role, self) {
-            (Role::User, Self::CheckIn | Self::Spend | Self::ReadAccount) => Reach::Own,
-            (
-                Role::Service,
-                Self::CheckIn
-                | Self::Spend
-                | Self::Credit
-                | Self::Settle
-                | Self::Expire
-                | Self::ReadAccount
-                | Self::Backdate,
-            )
-            | (Role::Operator, Self::Adjust | Self::Expire | Self::ReadAccount)
-            | (Role::Reviewer | Role::Auditor, Self::ReadAccount) => Reach::All,
-            (Role::User, Self::Credit | Self::Settle | Self::Expire | Self::Adjust | Self::Backdate)
-            | (Role::Service, Self::Adjust)
-            | (Role::Operator, Self::CheckIn | Self::Spend | Self::Credit | Self::Settle | Self::Backdate)
-            | (
-                Role::Reviewer | Role::Auditor,
-                Self::CheckIn
-                | Self::Spend
-                | Self::Credit
-                | Self::Settle
-                | Self::Expire
-                | Self::Adjust
-                | Self::Backdate,
-            )
-            | (Role::Analyst | Role::Worker, _) => Reach::None,
+        use Reach::{All, None, Own};
+        let [user, service, operator, reviewer, auditor, analyst, worker] = match self {
+            //                      user  service operator reviewer auditor analyst worker
+            Self::CheckIn       => [Own,  All,    None,    None,    None,   None,   None],
+            Self::Spend         => [Own,  All,    None,    None,    None,   None,   None],
+            Self::Credit        => [None, All,    None,    None,    None,   None,   None],
+            Self::Settle        => [None, All,    None,    None,    None,   None,   None],
+            Self::Expire        => [None, All,    All,     None,    None,   None,   None],
+            Self::Adjust        => [None, None,   All,     None,    None,   None,   None],
+            Self::Like          => [Own,  All,    None,    None,    None,   None,   None],
+            Self::Tip           => [Own,  All,    None,    None,    None,   None,   None],
+            Self::Withdraw      => [Own,  None,   None,    None,    None,   None,   None],
+            Self::Review        => [None, None,   None,    All,     None,   None,   None],
+            Self::ResolvePayout => [None, None,   All,     None,    None,   None,   None],
+            Self::ReadAccount   => [Own,  All,    All,     All,     All,    None,   None],
+            Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
+        };
+        match role {
+            Role::User => user,
+            Role::Service => service,
+            Role::Operator => operator,
+            Role::Reviewer => reviewer,
+            Role::Auditor => auditor,
+            Role::Analyst => analyst,
+            Role::Worker => worker,
         }
     }
 }

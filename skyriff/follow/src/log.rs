@@ -147,6 +147,28 @@ fn shard_id(number: i16) -> ShardId {
     ShardId(u16::try_from(number).unwrap_or_default())
 }
 
+/// The events at these positions; those that are not there are left out.
+///
+/// # Errors
+/// [`LogError`], for an event that cannot be read as well.
+pub async fn read_at(connection: &mut PgConnection, at: &[LogPosition]) -> Result<Vec<RecordedEvent>, LogError> {
+    let rows = sqlx::query(
+        "SELECT e.shard, e.position, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                payload::text AS payload, occurred_at, recorded_at
+         FROM unnest($1::smallint[], $2::bigint[]) AS a (shard, position) JOIN events e USING (shard, position)",
+    )
+    .bind(at.iter().map(|at| i16::try_from(at.shard.0).unwrap_or(i16::MAX)).collect::<Vec<_>>())
+    .bind(at.iter().map(|at| at.position.0).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    let events = rows.iter().map(|row| {
+        let shard = shard_id(row.try_get("shard")?);
+        let at = LogPosition { shard, position: Position(row.try_get("position")?) };
+        event(row, at)?.map_err(|source| LogError::Unreadable { at, source })
+    });
+    events.collect()
+}
+
 fn event(row: &PgRow, at: LogPosition) -> Result<Result<RecordedEvent, DecodeError>, sqlx::Error> {
     let stream = match StreamId::decode(row.try_get("aggregate_type")?, row.try_get("aggregate_id")?) {
         Ok(stream) => stream,

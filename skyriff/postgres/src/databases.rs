@@ -12,6 +12,8 @@ pub const OWNER: &str = "skyriff_owner";
 pub const COMMAND: &str = "skyriff_command";
 /// The role that writes read models.
 pub const PROJECT: &str = "skyriff_project";
+/// The role that keeps what processes have yet to do.
+pub const PROCESS: &str = "skyriff_process";
 /// The role that reads.
 pub const QUERY: &str = "skyriff_query";
 /// The role that sends the log on.

@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 
 use lru::LruCache;
-use skyriff_domain::{
-    Event, OrderId, State, StreamId, Streams, UserId, points_account::PointsAccount, recharge_order::RechargeOrder,
-};
+use skyriff_domain::{Event, State, StreamId, Streams};
 
 use crate::event_store::{Loaded, Snapshot};
 
@@ -146,17 +144,10 @@ impl StreamCache {
 
 /// Every stream that a command names is loaded before the command is decided.
 impl Streams for StreamCache {
-    fn points_account(&self, user: UserId) -> &PointsAccount {
-        match self.streams.peek(&StreamId::PointsAccount(user)).map(|entry| &entry.state) {
-            Some(State::PointsAccount(account)) => account,
-            Some(State::RechargeOrder(_)) | None => unreachable!("the account was named and is loaded"),
-        }
-    }
-
-    fn recharge_order(&self, order: OrderId) -> &RechargeOrder {
-        match self.streams.peek(&StreamId::RechargeOrder(order)).map(|entry| &entry.state) {
-            Some(State::RechargeOrder(order)) => order,
-            Some(State::PointsAccount(_)) | None => unreachable!("the order was named and is loaded"),
+    fn state(&self, stream: &StreamId) -> &State {
+        match self.streams.peek(stream) {
+            Some(entry) => &entry.state,
+            None => unreachable!("the stream was named and is loaded"),
         }
     }
 }

@@ -9,7 +9,10 @@ use axum::{
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use skyriff_domain::{Command, CommandId, Intent, Metadata, Refusal, UserId, points_account, recharge_order};
+use skyriff_domain::{
+    Command, CommandId, Intent, Metadata, Refusal, UserId, points_account, recharge_order, tip, video_job, withdrawal,
+    withdrawal::allowance, work,
+};
 use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, problem::IDEMPOTENT_REPLAYED};
 use utoipa::{IntoResponses, ToSchema};
 
@@ -266,25 +269,58 @@ pub(super) fn problem(failure: Failure) -> Problem {
 
 /// Every refusal by name: a new one has to say here how it is answered.
 fn of_refusal(refusal: &Refusal) -> Problem {
-    use points_account::Refusal as R;
     let kind = match refusal {
-        Refusal::Points(refusal) => match refusal {
-            R::AlreadyCheckedIn { .. } => &Kind::ALREADY_CHECKED_IN,
-            R::InsufficientPoints { .. } => &Kind::INSUFFICIENT_POINTS,
-            R::AmountOutOfRange { .. } | R::HoldLifetimeOutOfRange { .. } | R::EarnedAsPaid | R::TimeOutOfRange => {
-                &Kind::OUT_OF_RANGE
-            }
-            R::CheckInBeforeLast { .. }
-            | R::AccountFull
-            | R::HoldExists(_)
-            | R::HoldNotFound(_)
-            | R::HoldTooSmall { .. }
-            | R::TooManyHolds { .. }
-            | R::SpendExists(_)
-            | R::SpendNotFound(_)
-            | R::SpendTooSmall { .. } => &Kind::REFUSED,
-        },
+        Refusal::Points(refusal) => of_account(refusal),
         Refusal::RechargeOrder(recharge_order::Refusal::OrderMismatch) => &Kind::ORDER_MISMATCH,
+        Refusal::Tip(refusal) => match refusal {
+            tip::Refusal::ToOneself | tip::Refusal::AmountOutOfRange { .. } => &Kind::OUT_OF_RANGE,
+            tip::Refusal::Mismatch | tip::Refusal::NotOffered | tip::Refusal::Ended => &Kind::REFUSED,
+        },
+        Refusal::TipReceipt(tip::receipt::Refusal::Mismatch) => &Kind::REFUSED,
+        Refusal::Withdrawal(refusal) => match refusal {
+            withdrawal::Refusal::AmountOutOfRange { .. } => &Kind::OUT_OF_RANGE,
+            withdrawal::Refusal::OwnRequest | withdrawal::Refusal::SameReviewer => &Kind::FOUR_EYES,
+            withdrawal::Refusal::NotRequested => &Kind::NOT_FOUND,
+            withdrawal::Refusal::Mismatch | withdrawal::Refusal::NotNow { .. } => &Kind::REFUSED,
+        },
+        Refusal::WithdrawalAllowance(refusal) => match refusal {
+            allowance::Refusal::OneIsOpen(_) => &Kind::WITHDRAWAL_OPEN,
+            allowance::Refusal::DailyLimit { .. } | allowance::Refusal::MonthlyLimit { .. } => &Kind::WITHDRAWAL_LIMIT,
+            allowance::Refusal::NotOpen(_) => &Kind::REFUSED,
+        },
+        Refusal::VideoJob(refusal) => match refusal {
+            video_job::Refusal::SecondsOutOfRange { .. }
+            | video_job::Refusal::NotSold
+            | video_job::Refusal::TimeOutOfRange => &Kind::OUT_OF_RANGE,
+            video_job::Refusal::NotSubmitted => &Kind::NOT_FOUND,
+            video_job::Refusal::StaleAttempt { .. } => &Kind::STALE_ATTEMPT,
+            video_job::Refusal::Mismatch | video_job::Refusal::NotNow { .. } => &Kind::REFUSED,
+        },
+        Refusal::VideoSlots(video_job::slots::Refusal::TooManyInFlight { .. }) => &Kind::TOO_MANY_IN_FLIGHT,
+        Refusal::Work(refusal) => match refusal {
+            work::Refusal::NotPublished => &Kind::NOT_FOUND,
+            work::Refusal::Mismatch | work::Refusal::NothingMade => &Kind::REFUSED,
+        },
     };
     Problem::new(kind).detail(refusal.to_string())
+}
+
+fn of_account(refusal: &points_account::Refusal) -> &'static Kind {
+    use points_account::Refusal as R;
+    match refusal {
+        R::AlreadyCheckedIn { .. } => &Kind::ALREADY_CHECKED_IN,
+        R::InsufficientPoints { .. } => &Kind::INSUFFICIENT_POINTS,
+        R::AmountOutOfRange { .. } | R::HoldLifetimeOutOfRange { .. } | R::EarnedAsPaid | R::TimeOutOfRange => {
+            &Kind::OUT_OF_RANGE
+        }
+        R::CheckInBeforeLast { .. }
+        | R::AccountFull
+        | R::HoldExists(_)
+        | R::HoldNotFound(_)
+        | R::HoldTooSmall { .. }
+        | R::TooManyHolds { .. }
+        | R::SpendExists(_)
+        | R::SpendNotFound(_)
+        | R::SpendTooSmall { .. } => &Kind::REFUSED,
+    }
 }

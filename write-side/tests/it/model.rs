@@ -15,9 +15,8 @@ use proptest::{
     test_runner::{Config, TestCaseError, TestRunner},
 };
 use skyriff_domain::{
-    Bucket, Event, HoldId, Intent, OrderId, PointsPolicy, Refusal, SpendId, State, StreamId, Streams, UserId,
-    points_account::{Action, Direction, PointsAccount},
-    recharge_order::RechargeOrder,
+    Bucket, Event, HoldId, Intent, OrderId, Policy, Refusal, SpendId, State, StreamId, Streams, UserId,
+    points_account::{Action, Direction},
 };
 use skyriff_write_side::{Failure, Receipt, Recorded, Submission, commands::Limits};
 use uuid::Uuid;
@@ -116,14 +115,8 @@ pub(crate) fn submission(sketch: &Sketch, key: usize, users: &[UserId]) -> Submi
 pub(crate) struct Model(pub(crate) HashMap<StreamId, State>);
 
 impl Streams for Model {
-    fn points_account(&self, user: UserId) -> &PointsAccount {
-        let Some(State::PointsAccount(account)) = self.0.get(&StreamId::PointsAccount(user)) else { panic!("named") };
-        account
-    }
-
-    fn recharge_order(&self, order: OrderId) -> &RechargeOrder {
-        let Some(State::RechargeOrder(order)) = self.0.get(&StreamId::RechargeOrder(order)) else { panic!("named") };
-        order
+    fn state(&self, stream: &StreamId) -> &State {
+        self.0.get(stream).expect("named")
     }
 }
 
@@ -133,7 +126,7 @@ impl Model {
         for stream in submission.command.streams() {
             named.0.entry(stream).or_insert_with(|| stream.empty());
         }
-        submission.command.decide(&named, &PointsPolicy::default())
+        submission.command.decide(&named, &Policy::default())
     }
 
     /// What a command should be answered: what it records, stream by stream, or why not.

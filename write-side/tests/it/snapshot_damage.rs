@@ -217,10 +217,11 @@ impl<'a> History<'a> {
     async fn check_goes_on(self, owner: &mut PgConnection, next: &[Sketch]) -> Result<(), TestCaseError> {
         let mut model = self.folded();
         let node = snapping(self.store, 1);
-        let all = model.0.get(&self.account()).map_or(0, |state| match state {
-            State::PointsAccount(account) => account.available().total().get(),
-            State::RechargeOrder(_) => 0,
-        });
+        let all = match model.0.get(&self.account()) {
+            Some(State::PointsAccount(account)) => account.available().total().get(),
+            Some(other) => panic!("{other:?} is not an account"),
+            None => 0,
+        };
         let too_much = Sketch { user: 0, hours: 0, again_after: None, wish: Wish::Spend(98, all + 1) };
         let exactly = Sketch { wish: Wish::Spend(99, all), ..too_much.clone() };
         for (key, sketch) in (1_000..).zip([&too_much, &exactly].into_iter().chain(next)) {

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, TimeZone, Utc};
 use serde_json::Value;
 use skyriff_domain::{
-    Bucket, Command, CommandId, Event, Intent, LogPosition, Metadata, OrderId, Points, PointsPolicy, Position,
-    ShardCount, ShardId, SpendId, StreamId, UserId,
+    Bucket, Command, CommandId, Event, Intent, LogPosition, Metadata, OrderId, Points, Policy, Position, ShardCount,
+    ShardId, SpendId, StreamId, UserId,
     points_account::{Action, PointsAccount},
     shard_of,
 };
@@ -147,7 +147,7 @@ impl Store {
 pub(crate) fn node(options: PgConnectOptions, limits: &Limits) -> CommandSide {
     let count = ShardCount::default();
     let database = EventDatabase { options, shards: count.shards().collect() };
-    CommandSide::start(&[database], count, &PointsPolicy::default(), limits)
+    CommandSide::start(&[database], count, &Policy::default(), limits)
 }
 
 /// What a receipt says is in the log, there and nowhere else.
