@@ -1,6 +1,6 @@
 # SkyRiff: `make run` sets up and runs everything on this machine, `make test` sets up and runs every test.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests run test test-kafka broker torture check bench clean
+.PHONY: help setup setup-tests run test test-kafka broker schemas torture check bench clean
 
 # Where `make run` keeps its data, and where the setup puts a Postgres when none is installed.
 FOLDER ?= .skyriff
@@ -31,6 +31,9 @@ test-kafka: setup-tests ## Run the tests about Kafka alone; KAFKA_BROKERS=host:9
 
 broker: setup-tests ## Run a Kafka broker to try things with, on 127.0.0.1:9092; Ctrl-C stops it
 	$(FOLDER)/broker/noida-db start --only kafka --host 127.0.0.1 --kafka-port 9092 --data-dir $(FOLDER)/kafka
+
+schemas: ## Write the schemas of the events anew, from the code
+	cargo run --quiet --package skyriff-kafka --locked --example schemas -- schemas
 
 torture: setup ## Kill, stop and cut a running system, then check every answer; TORTURE_SECONDS=600 TORTURE_SEED=1
 	cargo test --release --package skyriff --locked --test torture

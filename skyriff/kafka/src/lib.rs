@@ -1,4 +1,4 @@
-//! The log on Kafka: what a message looks like ([`message`]), the topic ([`topic`]), sending the log to it ([`relay`]),
+//! The log on Kafka: what a message looks like ([`message`], and [`schema`] for others), the topic ([`topic`]), sending the log to it ([`relay`]),
 //! and following it from there ([`source`]).
 //!
 //! ```text
@@ -10,6 +10,7 @@
 //! Kafka's transactions, and committed offsets are no more than a hint.
 
 pub mod message;
+pub mod schema;
 pub mod settings;
 pub mod topic;
 

@@ -25,11 +25,13 @@ fn feed(positions: &[Option<i64>]) -> Feed {
     Feed { buffer: (100..).zip(positions).map(arrived).collect(), next_offset, ..Feed::default() }
 }
 
+/// What came, after which position, what is read, and what it stops at.
+type Row = (Vec<Option<i64>>, i64, &'static [i64], Option<&'static str>);
+
 #[test]
 fn positions_decide_what_is_read() {
     let ours = |positions: &[i64]| positions.iter().copied().map(Some).collect::<Vec<_>>();
-    // What came, after which position, what is read, and what it stops at.
-    let table: [(Vec<Option<i64>>, i64, &[i64], Option<&str>); 9] = [
+    let table: [Row; 9] = [
         (ours(&[1, 2, 3]), 0, &[1, 2, 3], None),
         (ours(&[1, 2, 3]), 2, &[3], None),
         (ours(&[1, 2, 3]), 3, &[], None),

@@ -150,8 +150,8 @@ async fn a_topic_with_another_number_of_partitions_is_refused() {
     let dev = folder.dev_with(&COMMANDS_ONLY).await;
     let settings = cluster.settings();
     topic::ensure(&settings, ShardCount::new(8).unwrap()).await.unwrap();
-    for (command, arguments) in [("relay", &[] as &[&str]), ("project", &["--from", "kafka"])] {
-        let refused = folder.spawn_on_kafka(command, &settings, arguments).end().await;
+    for (command, arguments) in [("relay", vec![]), ("project", vec!["--from", "kafka"])] {
+        let refused = folder.spawn_on_kafka(command, &settings, &arguments).end().await;
         refused.refused(&[&settings.topic, "8 partitions", "16 shards", "delete this one"]);
     }
     let without = folder.run(&["relay", "--listen", "127.0.0.1:0"]).await;
