@@ -46,13 +46,16 @@ pub enum LogError {
         /// What is wrong with it, and where it is.
         why: String,
     },
+    /// Whatever brings the events does not any more.
+    #[error("no more events come: {0}")]
+    Ended(&'static str),
 }
 
 impl LogError {
     /// The shard that cannot go on, when it is only one.
     pub fn shard(&self) -> Option<ShardId> {
         match self {
-            Self::Database(_) => None,
+            Self::Database(_) | Self::Ended(_) => None,
             Self::Gap { found, .. } => Some(found.shard),
             Self::Unreadable { at, .. } => Some(at.shard),
             Self::Malformed { shard, .. } => Some(*shard),

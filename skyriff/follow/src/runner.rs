@@ -428,7 +428,7 @@ impl<F: Follower> Runner<F> {
 
 /// Such failures say nothing about the events; everything waits and tries again.
 fn is_about_the_connection(error: &RunError) -> bool {
-    if matches!(error, RunError::Late) {
+    if matches!(error, RunError::Late | RunError::Log(LogError::Ended(_))) {
         return true;
     }
     let (RunError::Tables(error)

@@ -12,7 +12,7 @@ use skyriff_domain::{Position, ShardId};
 use crate::{context::Logged, message, settings::Settings};
 
 /// How long one look may take.
-const LOOK_MAX: Duration = Duration::from_secs(10);
+const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Nobody is ever in this group: a consumer that is told where to read still has to name one.
 const GROUP: &str = "skyriff.probe";
 

@@ -492,7 +492,9 @@ impl<'a> Session<'a> {
         let acked = self.lanes.keys().map(|shard| (*shard, self.deliveries.acked(*shard))).collect();
         let behind = log::behind(&mut self.connection, &acked).await.map_err(|error| match error {
             LogError::Database(error) => RelayError::Database(error),
-            LogError::Gap { .. } | LogError::Unreadable { .. } | LogError::Malformed { .. } => RelayError::Late,
+            LogError::Gap { .. } | LogError::Unreadable { .. } | LogError::Malformed { .. } | LogError::Ended(_) => {
+                RelayError::Late
+            }
         })?;
         let age = |behind: &Behind| {
             let oldest: Option<DateTime<Utc>> = behind.oldest_recorded_at.filter(|_| behind.events > 0);

@@ -72,12 +72,14 @@ impl KafkaSource {
             more: Notify::new(),
             stop: CancellationToken::new(),
         });
-        let thread = tokio::task::spawn_blocking({
-            let shared = Arc::clone(&shared);
-            move || follow(&shared)
-        });
+        let thread = thread(&shared);
         Self { shared, thread }
     }
+}
+
+fn thread(shared: &Arc<Shared>) -> JoinHandle<()> {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || follow(&shared))
 }
 
 impl Drop for KafkaSource {
@@ -92,6 +94,9 @@ impl Source for KafkaSource {
         after: &BTreeMap<ShardId, Position>,
         limit: u16,
     ) -> Result<BTreeMap<ShardId, ShardEvents>, LogError> {
+        if self.thread.is_finished() {
+            return Err(LogError::Ended("the consumer has ended by itself"));
+        }
         let mut state = self.shared.state();
         state.checkpoints.extend(after);
         let mut read = BTreeMap::new();
@@ -120,7 +125,13 @@ impl Source for KafkaSource {
         self.shared.state().feeds.contains_key(&shard)
     }
 
-    fn reset(&mut self) {}
+    /// What is in the buffers is still right; only a thread that is gone has to be started again.
+    fn reset(&mut self) {
+        if self.thread.is_finished() {
+            self.shared.state().feeds.clear();
+            self.thread = thread(&self.shared);
+        }
+    }
 
     async fn close(mut self) {
         self.shared.stop.cancel();

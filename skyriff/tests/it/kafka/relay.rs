@@ -111,6 +111,8 @@ async fn while_the_broker_is_away_commands_go_on_and_nothing_is_lost() {
         feed.more(400).await;
         let lag = async || dev.api.at(&url).metric("skyriff_relay_lag_events", "").await;
         eventually("the lag shows", async || (lag().await > 300.0).then_some(())).await;
+        // What is on its way is not taken for what has arrived.
+        assert!(folder.not_relayed(&settings).await > 300);
         broker.up().unwrap();
         feed.more(200).await;
     }

@@ -163,20 +163,21 @@ impl Folder {
         (process, url)
     }
 
+    /// Events that the relay has not written down as acknowledged.
+    pub async fn not_relayed(&self, settings: &Settings) -> i64 {
+        let mut connection = self.connect("skyriff_query", "skyriff_events").await;
+        sqlx::query_scalar(
+            "SELECT coalesce(sum(h.position - coalesce(c.position, 0)), 0)::bigint FROM heads h
+             LEFT JOIN relay_checkpoints c ON c.shard = h.shard AND c.topic = $1",
+        )
+        .bind(&settings.topic)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap()
+    }
+
     /// Wait until the relay has written down that everything was acknowledged.
     pub async fn relayed(&self, settings: &Settings) {
-        let mut connection = self.connect("skyriff_query", "skyriff_events").await;
-        eventually("everything is relayed", async || {
-            let behind: i64 = sqlx::query_scalar(
-                "SELECT coalesce(sum(h.position - coalesce(c.position, 0)), 0)::bigint FROM heads h
-                 LEFT JOIN relay_checkpoints c ON c.shard = h.shard AND c.topic = $1",
-            )
-            .bind(&settings.topic)
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
-            (behind == 0).then_some(())
-        })
-        .await;
+        eventually("everything is relayed", async || (self.not_relayed(settings).await == 0).then_some(())).await;
     }
 }
