@@ -62,6 +62,9 @@ const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// A step that takes longer is given up, with the connection and the locks.
 const STEP_MAX: Duration = Duration::from_secs(30);
+/// When nothing is acknowledged for so long, see whether the topic is still there: a producer waits for ever for one that
+/// is not.
+const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// Looking at where the topic ends takes a while for each shard.
 const TAKE_MAX: Duration = Duration::from_secs(120);
 /// When told to stop, how long what is on its way may take to be acknowledged.
@@ -135,6 +138,10 @@ enum RelayError {
     Kafka(#[from] KafkaError),
     #[error("an event of shard {shard} was not delivered: {why}")]
     Delivery { shard: ShardId, why: String },
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("the topic is gone")]
+    TopicGone,
     #[error("the event store or Kafka does not answer")]
     Late,
 }
@@ -157,6 +164,7 @@ async fn run(
         };
         let ended = match opened {
             Ok(mut session) => {
+                nothing_is_ours(&log.shards);
                 let ended = session.run(&appended, &stop).await;
                 if session.has_sent {
                     back_off = BACK_OFF;
@@ -164,15 +172,21 @@ async fn run(
                 if ended.is_ok() {
                     session.close().await;
                 }
-                session.metrics_of_nobody();
                 ended
             }
             Err(error) => Err(error),
         };
+        nothing_is_ours(&log.shards);
         match ended {
             Ok(()) => break Ok(()),
             Err(RelayError::Topic(error @ TopicError::PartitionCount { .. })) => break Err(error),
             Err(error) => tracing::warn!(error = chain(&error), "the relay starts again"),
+        }
+        // Without Kafka there is no session, and the lag is all the more of interest.
+        match tokio::time::timeout(STEP_MAX, report_idle(&settings, &log)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the lag is not known"),
+            Err(_) => tracing::debug!("the lag is not known: the event store does not answer"),
         }
         tokio::select! {
             () = tokio::time::sleep(back_off) => {}
@@ -188,6 +202,7 @@ async fn run(
 /// A connection that holds locks, a producer, and how far each shard is.
 struct Session<'a> {
     settings: &'a Settings,
+    shard_count: ShardCount,
     log: &'a LogDatabase,
     connection: PgConnection,
     producer: ThreadedProducer<Deliveries>,
@@ -195,6 +210,7 @@ struct Session<'a> {
     lanes: BTreeMap<ShardId, Lane>,
     has_sent: bool,
     progress: Progress,
+    stall: Stall,
     /// When locks were tried for, checkpoints written and lag measured.
     locks_at: Option<Instant>,
     checkpoints_at: Option<Instant>,
@@ -209,6 +225,14 @@ struct Lane {
     checkpoint: Position,
     /// It stands still, until then.
     stopped: Option<(Instant, Duration)>,
+}
+
+/// Since when nothing was acknowledged although something is on its way, and who looks why.
+#[derive(Default)]
+struct Stall {
+    acked: BTreeMap<ShardId, Position>,
+    since: Option<Instant>,
+    looking: Option<JoinHandle<Result<bool, TopicError>>>,
 }
 
 #[derive(Default)]
@@ -238,6 +262,7 @@ impl<'a> Session<'a> {
         let producer = config.create_with_context(deliveries.clone())?;
         Ok(Self {
             settings,
+            shard_count,
             log,
             connection,
             producer,
@@ -245,6 +270,7 @@ impl<'a> Session<'a> {
             lanes: BTreeMap::new(),
             has_sent: false,
             progress: Progress::default(),
+            stall: Stall::default(),
             locks_at: None,
             checkpoints_at: None,
             report_at: None,
@@ -293,6 +319,7 @@ impl<'a> Session<'a> {
             tracing::error!(%code, why, "the producer cannot go on; it is made anew and sends again what was not acknowledged");
             return Err(KafkaError::MessageProduction(code).into());
         }
+        self.look_when_stalled().await?;
         let more = self.send().await?;
         if is_due(&mut self.checkpoints_at, CHECKPOINT_EVERY) {
             self.write_checkpoints().await?;
@@ -301,6 +328,32 @@ impl<'a> Session<'a> {
             self.report().await?;
         }
         Ok(more)
+    }
+
+    /// A broker that is away is waited for; a topic that is gone has to be made again.
+    async fn look_when_stalled(&mut self) -> Result<(), RelayError> {
+        let acked = self.deliveries.all_acked();
+        let in_flight = self.lanes.iter().any(|(shard, lane)| acked.get(shard).is_some_and(|acked| *acked < lane.sent));
+        let stall = &mut self.stall;
+        if !in_flight || acked != stall.acked {
+            *stall = Stall { acked, since: None, looking: None };
+            return Ok(());
+        }
+        let since = *stall.since.get_or_insert_with(Instant::now);
+        if let Some(looking) = stall.looking.take_if(|looking| looking.is_finished()) {
+            stall.since = None;
+            match looking.await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return Err(RelayError::TopicGone),
+                Ok(Err(error @ TopicError::PartitionCount { .. })) => return Err(error.into()),
+                Ok(Err(TopicError::Kafka(error))) => tracing::debug!(%error, "Kafka does not say why it takes nothing"),
+                Err(error) => tracing::error!(%error, "looking for the topic ended badly"),
+            }
+        } else if stall.looking.is_none() && since.elapsed() >= STALLED_AFTER {
+            let (settings, shard_count) = (self.settings.clone(), self.shard_count);
+            stall.looking = Some(tokio::spawn(async move { topic::check(&settings, shard_count).await }));
+        }
+        Ok(())
     }
 
     /// Lock the shards that nobody has, and find out how far they are.
@@ -490,25 +543,13 @@ impl<'a> Session<'a> {
     /// How far behind the log the topic is.
     async fn report(&mut self) -> Result<(), RelayError> {
         let acked = self.lanes.keys().map(|shard| (*shard, self.deliveries.acked(*shard))).collect();
-        let behind = log::behind(&mut self.connection, &acked).await.map_err(|error| match error {
-            LogError::Database(error) => RelayError::Database(error),
-            LogError::Gap { .. } | LogError::Unreadable { .. } | LogError::Malformed { .. } | LogError::Ended(_) => {
-                RelayError::Late
-            }
-        })?;
-        let age = |behind: &Behind| {
-            let oldest: Option<DateTime<Utc>> = behind.oldest_recorded_at.filter(|_| behind.events > 0);
-            oldest.map_or(0, |recorded_at| (Utc::now() - recorded_at).num_seconds())
-        };
-        for (shard, behind) in &behind {
-            gauge!(LAG_EVENTS, "shard" => shard.to_string()).set(float(behind.events));
-            gauge!(LAG_SECONDS, "shard" => shard.to_string()).set(float(age(behind)));
-        }
+        let behind = log::behind(&mut self.connection, &acked).await?;
+        show_lag(&behind);
         let now = Instant::now();
         let since = *self.progress.since.get_or_insert(now);
         let lag: i64 = behind.values().map(|behind| behind.events).sum();
         if now - since >= PROGRESS_EVERY && (self.progress.events > 0 || lag > 0) {
-            let seconds = behind.values().map(age).max().unwrap_or(0);
+            let seconds = behind.values().map(age_s).max().unwrap_or(0);
             let events = self.progress.events;
             tracing::info!(events, lag_events = lag, lag_seconds = seconds, "relayed since the last line like this");
             self.progress = Progress { since: Some(now), events: 0 };
@@ -516,18 +557,44 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// What this process says of shards that are not its own any more.
-    fn metrics_of_nobody(&self) {
-        for shard in self.lanes.keys() {
-            for name in [ACTIVE, STOPPED, LAG_EVENTS, LAG_SECONDS] {
-                gauge!(name, "shard" => shard.to_string()).set(0.0);
-            }
-        }
-    }
-
     /// Give the locks back at once.
     async fn close(&mut self) {
         sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut self.connection).await.ok();
+    }
+}
+
+/// How far the topic is behind by what is written down, for shards that nobody works on.
+async fn report_idle(settings: &Settings, log: &LogDatabase) -> Result<(), RelayError> {
+    let mut connection = log.options.connect().await?;
+    let written: Vec<(i16, i64)> = sqlx::query_as("SELECT shard, position FROM relay_checkpoints WHERE topic = $1")
+        .bind(&settings.topic)
+        .fetch_all(&mut connection)
+        .await?;
+    let mut checkpoints: BTreeMap<_, _> = log.shards.iter().map(|shard| (*shard, Position::default())).collect();
+    checkpoints.extend(written.into_iter().map(|(shard, position)| (shard_id(shard), Position(position))));
+    show_lag(&log::behind(&mut connection, &checkpoints).await?);
+    Ok(())
+}
+
+fn show_lag(behind: &BTreeMap<ShardId, Behind>) {
+    for (shard, behind) in behind {
+        gauge!(LAG_EVENTS, "shard" => shard.to_string()).set(float(behind.events));
+        gauge!(LAG_SECONDS, "shard" => shard.to_string()).set(float(age_s(behind)));
+    }
+}
+
+/// For how long the oldest event has waited.
+fn age_s(behind: &Behind) -> i64 {
+    let oldest: Option<DateTime<Utc>> = behind.oldest_recorded_at.filter(|_| behind.events > 0);
+    oldest.map_or(0, |recorded_at| (Utc::now() - recorded_at).num_seconds())
+}
+
+/// What this process says of shards that it has not, or no longer.
+fn nothing_is_ours(shards: &[ShardId]) {
+    for shard in shards {
+        for name in [ACTIVE, STOPPED, LAG_EVENTS, LAG_SECONDS] {
+            gauge!(name, "shard" => shard.to_string()).set(0.0);
+        }
     }
 }
 
@@ -574,6 +641,8 @@ struct Delivered {
 #[derive(Default)]
 struct DeliveryState {
     acked: BTreeMap<ShardId, Position>,
+    /// Where in its partition the last acknowledged message is.
+    offsets: BTreeMap<ShardId, i64>,
     /// The first thing that went wrong; nothing counts as acknowledged after it.
     failure: Option<(ShardId, String)>,
 }
@@ -589,6 +658,10 @@ impl Deliveries {
 
     fn acked(&self, shard: ShardId) -> Position {
         self.state().acked.get(&shard).copied().unwrap_or_default()
+    }
+
+    fn all_acked(&self) -> BTreeMap<ShardId, Position> {
+        self.state().acked.clone()
     }
 
     fn failure(&self) -> Option<(ShardId, String)> {
@@ -618,10 +691,21 @@ impl ProducerContext for Deliveries {
         let position = Position(*position);
         let mut state = self.state();
         let last = state.acked.get(&shard).copied().unwrap_or_default();
+        // A repeated batch may be acknowledged without an offset.
+        let offset = Some(message.offset()).filter(|offset| *offset >= 0);
+        let before = state.offsets.get(&shard).copied();
         if state.failure.is_none() {
             match error {
+                None if offset.is_some_and(|offset| before.is_some_and(|before| offset <= before)) => {
+                    let why =
+                        format!("the topic has lost events: {position} is at an offset that was another's before");
+                    state.failure = Some((shard, why));
+                }
                 None if position == last.next() => {
                     state.acked.insert(shard, position);
+                    if let Some(offset) = offset {
+                        state.offsets.insert(shard, offset);
+                    }
                 }
                 None => state.failure = Some((shard, format!("{position} was acknowledged after {last}"))),
                 Some(error) => state.failure = Some((shard, format!("{position}: {error}"))),

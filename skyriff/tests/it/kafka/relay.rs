@@ -105,6 +105,7 @@ async fn while_the_broker_is_away_commands_go_on_and_nothing_is_lost() {
     let dev = folder.dev_with(&COMMANDS_ONLY).await;
     let feed = Feed::start(&service(&folder, &dev).await);
     let (relay, url) = folder.on_kafka("relay", &settings, &[]).await;
+    eventually("the relay has all shards", async || (active(&dev.api, &url).await == 16.0).then_some(())).await;
     feed.more(200).await;
     for _ in 0..2 {
         broker.down().unwrap();
@@ -136,8 +137,10 @@ async fn a_relay_can_start_before_its_broker() {
     let settings = Settings { topic: unique_topic(), ..Settings::new(&broker.address()) };
     broker.down().unwrap();
     let dev = folder.dev_with(&COMMANDS_ONLY).await;
-    let (relay, _) = folder.on_kafka("relay", &settings, &[]).await;
+    let (relay, url) = folder.on_kafka("relay", &settings, &[]).await;
     give(&service(&folder, &dev).await, "early", 50).await;
+    let lag = async || dev.api.at(&url).metric("skyriff_relay_lag_events", "").await;
+    eventually("the lag shows", async || (lag().await == 50.0).then_some(())).await;
     broker.up().unwrap();
     folder.relayed(&settings).await;
     assert_eq!(folder.agrees_with(&settings).await, 0);
