@@ -1,6 +1,6 @@
 # SkyRiff: `make run` sets up and runs everything on this machine, `make test` sets up and runs every test.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests run test test-kafka broker schemas torture check bench clean
+.PHONY: help setup setup-tests run test test-api test-kafka broker schemas torture check bench clean
 
 # Where `make run` keeps its data, and where the setup puts a Postgres when none is installed.
 FOLDER ?= .skyriff
@@ -24,6 +24,11 @@ test: setup-tests ## Run the whole test suite against real Postgres servers and 
 	cargo build --package skyriff-postgres --locked
 	cargo test --workspace --locked --no-run
 	target/debug/with-postgres cargo test --workspace --locked
+	@$(MAKE) --no-print-directory test-api
+
+test-api: setup ## Ask a running system everything that its description has: no 500, no answer that is not described
+	cargo build --package skyriff --locked
+	@sh skyriff/tests/api/run.sh target/debug/skyriff $(FOLDER)
 
 test-kafka: setup-tests ## Run the tests about Kafka alone; KAFKA_BROKERS=host:9092 runs them against a cluster of yours
 	cargo test --package skyriff-kafka --locked

@@ -12,11 +12,15 @@ pub enum Projection {
     Balances,
     /// Every posting.
     LedgerEntries,
+    /// Who likes what, and how often each work is liked.
+    Likes,
+    /// What users show.
+    Works,
 }
 
 impl Projection {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Balances, Self::LedgerEntries];
+    pub const ALL: [Self; 4] = [Self::Balances, Self::LedgerEntries, Self::Likes, Self::Works];
 }
 
 impl Follower for Projection {
@@ -24,12 +28,14 @@ impl Follower for Projection {
         match self {
             Self::Balances => "balances",
             Self::LedgerEntries => "ledger_entries",
+            Self::Likes => "likes",
+            Self::Works => "works",
         }
     }
 
     fn version(self) -> i32 {
         match self {
-            Self::Balances | Self::LedgerEntries => 1,
+            Self::Balances | Self::LedgerEntries | Self::Likes | Self::Works => 1,
         }
     }
 
@@ -37,6 +43,8 @@ impl Follower for Projection {
         match self {
             Self::Balances => crate::balances::apply(batch, transaction).await,
             Self::LedgerEntries => crate::ledger_entries::apply(batch, transaction).await,
+            Self::Likes => crate::likes::apply(batch, transaction).await,
+            Self::Works => crate::works::apply(batch, transaction).await,
         }
     }
 }

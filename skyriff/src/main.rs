@@ -17,6 +17,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// A command is some dozens of small allocations, most of them made by one thread and given back by another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The backend of SkyRiff: points, as events.
 #[derive(Parser)]
 #[command(version, about, propagate_version = true)]

@@ -1,8 +1,10 @@
 //! Commands over HTTP.
 
 mod bulk;
+mod likes;
 mod points;
 mod submit;
+mod works;
 
 use utoipa_axum::router::OpenApiRouter;
 
@@ -10,5 +12,5 @@ use crate::Commands;
 
 /// Every command's route.
 pub fn routes(commands: Commands) -> OpenApiRouter {
-    points::routes().merge(bulk::routes()).with_state(commands)
+    points::routes().merge(likes::routes()).merge(works::routes()).merge(bulk::routes()).with_state(commands)
 }

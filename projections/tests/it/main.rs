@@ -6,7 +6,9 @@ mod books;
 mod log;
 
 mod exactly_once;
+mod likes;
 mod months;
 mod placement;
 mod rows;
 mod standstill;
+mod works;

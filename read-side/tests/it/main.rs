@@ -7,4 +7,6 @@ mod rows;
 
 mod balance;
 mod freshness;
+mod hot_works;
 mod ledger_entries;
+mod likes;

@@ -1,5 +1,6 @@
 //! A thousand commands at once: over HTTP as JSON and as NDJSON, the same bodies to a server that only reads them, and
-//! without HTTP.
+//! without HTTP. Each has a new store: what an append costs grows with the store, once its indexes are larger than the
+//! buffers.
 
 use std::time::{Duration, Instant};
 
@@ -28,9 +29,7 @@ const LIMITS: &str = "bench_bulk_limits";
 const SENDERS: [u32; 2] = [4, 8];
 
 pub async fn run(server: &Server, each: Duration, report: &mut Report) -> Result<()> {
-    store::fresh(server, OVER_HTTP).await?;
     for target in [Target::Skyriff, Target::Constant] {
-        let served = Served::start(target, server, OVER_HTTP, &[]).await?;
         for (body, format) in [(Body::BulkJson, "JSON"), (Body::BulkNdjson, "NDJSON")] {
             let title = match target {
                 Target::Constant => format!("bulk {format}, a constant answer"),
@@ -38,6 +37,8 @@ pub async fn run(server: &Server, each: Duration, report: &mut Report) -> Result
             };
             for connections in SENDERS {
                 eprintln!("· {title}: {connections} connections");
+                store::fresh(server, OVER_HTTP).await?;
+                let served = Served::start(target, server, OVER_HTTP, &[]).await?;
                 let load = Load { body, ..Load::one(&served, connections, Accounts::RANDOM) };
                 wrk::run(&load, each / 2).await?;
                 let before = store::events(server, OVER_HTTP).await?;
@@ -50,18 +51,18 @@ pub async fn run(server: &Server, each: Duration, report: &mut Report) -> Result
                     seen.answered
                 );
                 report.add(Figure::of(&title, ACCOUNTS, connections, &seen));
+                served.stop().await?;
             }
         }
-        served.stop().await?;
     }
-    store::fresh(server, IN_PROCESS).await?;
     for tasks in SENDERS {
         eprintln!("· bulk without HTTP: {tasks} tasks");
+        store::fresh(server, IN_PROCESS).await?;
         report.add(in_process(server, tasks, each).await?);
     }
-    store::fresh(server, LIMITS).await?;
     for batch in [128, 512] {
         eprintln!("· bulk's limit, the append function alone: 2 × {batch}");
+        store::fresh(server, LIMITS).await?;
         report.add(append::run(server, LIMITS, "bulk's limit, append", 2, batch, each).await?);
     }
     Ok(())

@@ -11,6 +11,7 @@ mod constant;
 mod fill;
 mod history;
 mod keys;
+mod likes;
 mod nodes;
 mod ratios;
 mod report;
@@ -30,13 +31,17 @@ use skyriff_postgres::{Cluster, Durability, Server, Servers};
 
 use self::{report::Report, servers::Target};
 
+/// As in skyriff itself: what differs between two figures must not be how they allocate.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Accounts of the random load.
 const ACCOUNTS: u32 = 20_000;
 const EVENTS: &str = "bench_events";
 const STOCK: &str = "bench_stock";
 
 /// The parts of a run, as BENCH names them; all but the last, which takes long, unless it names some.
-const PARTS: [&str; 6] = ["commands", "bulk", "keys", "nodes", "standby", "history"];
+const PARTS: [&str; 7] = ["commands", "bulk", "keys", "nodes", "standby", "likes", "history"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -86,6 +91,7 @@ async fn measure_part(part: &str, server: &Server, folder: &Path, each: Duration
         "keys" => keys::run(server, each, report).await,
         "nodes" => nodes::run(server, each, report).await,
         "standby" => standby::run(&folder.join("standby"), each, report).await,
+        "likes" => likes::run(server, each, report).await,
         "history" => history::run(server, each, report).await,
         _ => single::run(server, each, report).await,
     }

@@ -6,8 +6,12 @@ use skyriff_postgres::{Server, databases};
 use skyriff_write_side::event_store;
 use sqlx::{ConnectOptions, Connection};
 
-/// Make an empty one.
+/// Make an empty one, in the place of one that is there.
 pub async fn fresh(server: &Server, database: &str) -> Result<()> {
+    let mut connection = server.superuser("postgres").await?;
+    // A name from our own code.
+    sqlx::raw_sql(&format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)")).execute(&mut connection).await?;
+    connection.close().await?;
     databases::create(server, &[database]).await?;
     databases::migrate_event_store(&server.options(databases::OWNER, database), ShardCount::default(), &shards()).await
 }

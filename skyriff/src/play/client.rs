@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rand::Rng;
 use reqwest::{
-    StatusCode, Url,
+    Method, StatusCode, Url,
     header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER},
 };
 use serde_json::Value;
@@ -105,7 +105,7 @@ impl Client {
     }
 
     async fn attempt(&self, action: &Action) -> reqwest::Result<Attempt> {
-        let request = self.post(&action.path()).header("Idempotency-Key", action.idempotency_key());
+        let request = self.request(action.method(), &action.path()).header("Idempotency-Key", action.idempotency_key());
         let response = request.json(&action.body()).send().await?;
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -123,7 +123,7 @@ impl Client {
 
     async fn attempt_together(&self, commands: &[Value]) -> Result<Vec<Attempt>> {
         let body = serde_json::json!({ "commands": commands });
-        let response = self.post("/v1/commands:batch").json(&body).send().await?;
+        let response = self.request(Method::POST, "/v1/commands:batch").json(&body).send().await?;
         let status = response.status();
         let answer: Value = response.json().await?;
         if !status.is_success() {
@@ -138,10 +138,10 @@ impl Client {
         results.iter().map(of).collect()
     }
 
-    fn post(&self, path: &str) -> reqwest::RequestBuilder {
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let mut url = self.url.clone();
         url.set_path(path);
-        self.http.post(url)
+        self.http.request(method, url)
     }
 }
 

@@ -12,3 +12,4 @@ mod play;
 mod support;
 mod surface;
 mod welcome;
+mod works;

@@ -1,6 +1,6 @@
 //! Many commands in one request: up to a thousand in a JSON body, or any number as NDJSON, line by line in and out.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{
     body::{Body, BodyDataStream, Bytes},
@@ -10,10 +10,10 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
-use serde::{Deserialize, Serialize, de::Error};
-use serde_json::{Map, Value, value::RawValue};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use skyriff_domain::{
-    Bucket, HoldId, Intent, Label, Note, OrderId, Points, SpendId, UserId,
+    Bucket, HoldId, Intent, Label, Note, OrderId, Points, SpendId, UserId, WorkId, like,
     points_account::{Action, Direction},
 };
 use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, problem::ProblemBody};
@@ -21,7 +21,10 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::submit::{AcceptedBody, Asked, is_key, problem, submission};
+use super::{
+    likes,
+    submit::{AcceptedBody, Asked, is_key, problem, submission},
+};
 use crate::{Commands, Failure, Receipt, Submission, commands::NotTogether};
 
 /// Commands in one JSON body, and lines of NDJSON that are under way at once.
@@ -51,35 +54,25 @@ struct Bulk {
 
 /// One of many commands. Members that are not known are refused, as in the bodies of single commands.
 #[derive(Deserialize, ToSchema)]
-#[serde(try_from = "serde_json::Map<String, Value>")]
 struct BulkCommand {
     /// As the header Idempotency-Key of a single command, and the same as there.
-    #[schema(min_length = 1, max_length = 255)]
+    // Without one it is as with an empty one: the problem is the one that a single command has.
+    #[serde(default)]
+    #[schema(required, min_length = 1, max_length = 255)]
     idempotency_key: String,
     user: UserId,
     #[serde(default)]
     occurred_at: Option<DateTime<Utc>>,
+    // All the other members: what does not belong to this command is refused there.
     #[serde(flatten)]
     what: What,
 }
 
-impl TryFrom<Map<String, Value>> for BulkCommand {
-    type Error = serde_json::Error;
-
-    /// By hand, since serde cannot flatten and refuse unknown members at once.
-    fn try_from(mut members: Map<String, Value>) -> Result<Self, serde_json::Error> {
-        let mut take = |name: &'static str| members.remove(name).ok_or_else(|| serde_json::Error::missing_field(name));
-        // Without a key it is as with an empty one: the problem is the one that a single command has.
-        let idempotency_key = take("idempotency_key").unwrap_or_else(|_| Value::String(String::new()));
-        let user = take("user")?;
-        let occurred_at = take("occurred_at").unwrap_or_default();
-        Ok(Self {
-            idempotency_key: serde_json::from_value(idempotency_key)?,
-            user: serde_json::from_value(user)?,
-            occurred_at: serde_json::from_value(occurred_at)?,
-            what: serde_json::from_value(Value::Object(members))?,
-        })
-    }
+/// Looked at first, since serde would also take a number for the name of a variant.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(rename = "do", borrow)]
+    _what: Cow<'a, str>,
 }
 
 /// What is asked, with the members of the body of the single command.
@@ -96,12 +89,16 @@ enum What {
     Release { hold: HoldId },
     Expire {},
     Adjust { bucket: Bucket, direction: Direction, points: Points, reason: Note },
+    Like { work: WorkId },
+    Unlike { work: WorkId },
 }
 
 impl What {
-    fn asked(self) -> (Right, Intent) {
+    fn asked(self) -> Result<(Right, Intent), Problem> {
         let (right, action) = match self {
-            Self::Recharge { order, points } => return (Right::Credit, Intent::Recharge { order, points }),
+            Self::Recharge { order, points } => return Ok((Right::Credit, Intent::Recharge { order, points })),
+            Self::Like { work } => return Ok((Right::Like, likes::intent(work, like::Command::Like)?)),
+            Self::Unlike { work } => return Ok((Right::Like, likes::intent(work, like::Command::Unlike)?)),
             Self::CheckIn {} => (Right::CheckIn, Action::CheckIn),
             Self::Earn { bucket, points, reason } => (Right::Credit, Action::Earn { bucket, points, reason }),
             Self::Spend { spend, points, product } => (Right::Spend, Action::Spend { spend, points, product }),
@@ -116,7 +113,7 @@ impl What {
                 (Right::Adjust, Action::Adjust { bucket, direction, points, reason })
             }
         };
-        (right, Intent::Points(action))
+        Ok((right, Intent::Points(action)))
     }
 }
 
@@ -133,9 +130,15 @@ struct BulkResult<'a> {
     /// The status that the single command would have had.
     status: u16,
     #[serde(flatten)]
-    accepted: Option<AcceptedBody<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<ProblemBody<'a>>,
+    answer: Answer<'a>,
+}
+
+/// The single command's answer.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum Answer<'a> {
+    Accepted(AcceptedBody<'a>),
+    Refused { problem: ProblemBody<'a> },
 }
 
 type Outcome = Result<Receipt, Problem>;
@@ -189,12 +192,13 @@ struct BulkSender {
 impl BulkSender {
     fn submission(&self, text: &str) -> Result<Submission, Problem> {
         let malformed = |error: serde_json::Error| Problem::new(&Kind::MALFORMED).detail(error.to_string());
+        serde_json::from_str::<Named<'_>>(text).map_err(malformed)?;
         let BulkCommand { idempotency_key, user, occurred_at, what } = serde_json::from_str(text).map_err(malformed)?;
         if !is_key(&idempotency_key) {
             let detail = "the member idempotency_key is 1 to 255 printable ASCII characters";
             return Err(Problem::new(&Kind::KEY_MISSING).detail(detail));
         }
-        let (right, intent) = what.asked();
+        let (right, intent) = what.asked()?;
         submission(&self.caller, &self.context, &idempotency_key, Asked { right, user, said_at: occurred_at, intent })
     }
 
@@ -260,10 +264,10 @@ fn result(outcome: &Outcome) -> Result<BulkResult<'_>, serde_json::Error> {
     Ok(match outcome {
         Ok(receipt) => {
             let accepted = AcceptedBody::of(receipt)?;
-            BulkResult { status: accepted.status().as_u16(), accepted: Some(accepted), problem: None }
+            BulkResult { status: accepted.status().as_u16(), answer: Answer::Accepted(accepted) }
         }
         Err(problem) => {
-            BulkResult { status: problem.kind.status.as_u16(), accepted: None, problem: Some(problem.body(None)) }
+            BulkResult { status: problem.kind.status.as_u16(), answer: Answer::Refused { problem: problem.body(None) } }
         }
     })
 }

@@ -76,6 +76,55 @@ async fn each_command_has_its_own_result_in_order() {
 }
 
 #[tokio::test]
+async fn a_command_has_the_members_of_its_kind_and_no_others() {
+    let store = Store::create().await;
+    let api = Api::new(&store);
+    // The text of a command, since a value cannot have a member twice.
+    let common = format!(r#""idempotency_key": "a", "user": "{}""#, some_user());
+    let (user, work) = (some_user(), Uuid::new_v4());
+    let [another, third] = ["b", "c"].map(|key| format!(r#""idempotency_key": "{key}", "user": "{user}""#));
+    let earn = r#""do": "earn", "bucket": "income", "reason": "test", "points""#;
+    let table = [
+        (format!("{common}, {earn}: 1"), 201, ""),
+        (format!(r#"{common}, {earn}: 1, "occurred_at": null"#), 201, ""),
+        (format!(r#"{common}, {earn}: 1, "occured_at": null"#), 400, "occured_at"),
+        (format!(r#"{common}, {earn}: 1, "product": "test""#), 400, "product"),
+        (format!(r#"{common}, {earn}: 1, "product": null"#), 400, "product"),
+        (format!("{common}, {earn}: null"), 400, "null"),
+        (format!("{common}, {earn}: 1.5"), 400, "1.5"),
+        (format!(r#"{common}, {earn}: 1, "points": 2"#), 400, "points"),
+        (format!(r#"{common}, {common}, {earn}: 1"#), 400, "idempotency_key"),
+        (format!(r#"{common}, "do": "expire", {earn}: 1"#), 400, "do"),
+        (format!(r#"{common}, "do": "earn", "bucket": "income", "reason": "test""#), 400, "points"),
+        (format!(r#"{common}, "do": "dance""#), 400, "dance"),
+        (format!(r#"{common}, "do": 8"#), 400, "8"),
+        (common.clone(), 400, "do"),
+        (format!(r#""idempotency_key": "a", {earn}: 1"#), 400, "user"),
+        (format!(r#"{common}, "do": "like""#), 400, "work"),
+        (format!(r#"{common}, "do": "like", "work": "7""#), 400, "7"),
+        (format!(r#"{common}, "do": "like", "work": "{work}", "creator": "{work}""#), 400, "creator"),
+        (format!(r#"{common}, "do": "unlike", "work": "{}""#, Uuid::nil()), 422, "nil"),
+        (format!(r#"{another}, "do": "like", "work": "{work}""#), 201, ""),
+        (format!(r#"{third}, "do": "like", "work": "{work}""#), 200, ""),
+        (format!(r#"{third}, "do": "unlike", "work": "{work}""#), 422, ""),
+        (format!(r#""idempotency_key": 7, "user": "{}", {earn}: 1"#, some_user()), 400, "7"),
+    ];
+    let commands = table.iter().map(|(members, ..)| format!("{{{members}}}")).collect::<Vec<_>>();
+    let request = api.request(Role::Service, Uuid::nil(), PATH, "not used here");
+    let request = request.header("content-type", "application/json");
+    let body = format!(r#"{{"commands": [{}]}}"#, commands.join(","));
+    let answer = api.send(request.body(Body::from(body)).unwrap()).await;
+    let results = answer.body["results"].as_array().unwrap();
+    assert_eq!(results.len(), table.len());
+    for (result, (members, status, named)) in results.iter().zip(table) {
+        assert_eq!(result["status"], status, "{members}: {result}");
+        let detail = result["problem"]["detail"].as_str().unwrap_or_default();
+        assert!(detail.contains(named), "{members}: {detail}");
+    }
+    assert_eq!(store.log().await.len(), 2);
+}
+
+#[tokio::test]
 async fn an_atomic_batch_is_all_or_nothing_and_of_one_shard() {
     let store = Store::create().await;
     let api = Api::new(&store);

@@ -31,7 +31,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
@@ -77,7 +77,7 @@ impl Api {
     }
 
     /// The same with a JSON body.
-    fn json(&self, role: Role, id: Uuid, path: &str, key: &str) -> axum::http::request::Builder {
+    pub(crate) fn json(&self, role: Role, id: Uuid, path: &str, key: &str) -> axum::http::request::Builder {
         self.request(role, id, path, key).header(header::CONTENT_TYPE, "application/json")
     }
 
@@ -97,7 +97,7 @@ impl Api {
     }
 }
 
-fn body_of(body: &Value) -> Body {
+pub(crate) fn body_of(body: &Value) -> Body {
     if body.is_null() { Body::empty() } else { Body::from(body.to_string()) }
 }
 

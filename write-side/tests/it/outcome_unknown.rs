@@ -1,6 +1,7 @@
 //! Connections that die at the worst moment: nothing is lost, nothing is done twice, and an answer is never a guess.
 
 use std::{
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +17,7 @@ use sqlx::Executor;
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    proxy::{APPEND, COMMIT, Fate, Proxy},
+    proxy::{APPEND, COMMIT, Fate, LOAD, Proxy},
     store::{LONG, Store, assert_in_log, available, earn, insufficient, node, on_account, once, spend, user_of_shard},
 };
 
@@ -167,6 +168,32 @@ async fn a_connection_that_falls_silent_is_given_up() {
     let receipt = timeout(LONG, node.commands.execute(once(user, earn(1)))).await;
     assert!(!receipt.expect("answered in time").unwrap().replayed);
     assert!(proxy.script_is_done());
+    assert_eq!(store.log().await.len(), 2);
+}
+
+#[tokio::test]
+async fn an_append_that_was_given_up_is_ended_before_anything_is_decided_again() {
+    let store = Store::create().await;
+    let limits = Limits { executors_per_database: 1, append_timeout: Duration::from_millis(300), ..Limits::default() };
+    let (proxy, node) = behind_proxy(&store, &limits).await;
+    let user = user_of_shard(0);
+    node.commands.execute(once(user, earn(1))).await.unwrap();
+    let executors = "SELECT pid FROM pg_stat_activity
+                     WHERE datname = current_database() AND application_name = 'skyriff command'";
+    let mut watcher = store.connect(COMMAND).await;
+    let given_up: i32 = sqlx::query_scalar(executors).fetch_one(&mut watcher).await.unwrap();
+
+    // Held up on its way for ever, by something that keeps the connection to the server open.
+    proxy.next(APPEND, Fate::First(pending().boxed()));
+    let (tell, told) = oneshot::channel();
+    let look = async move { tell.send(sqlx::query_scalar(executors).fetch_all(&mut watcher).await.unwrap()).unwrap() };
+    proxy.next(LOAD, Fate::First(look.boxed()));
+    let receipt = timeout(LONG, node.commands.execute(once(user, earn(1)))).await.expect("answered in time").unwrap();
+    assert!(!receipt.replayed);
+    assert!(proxy.script_is_done());
+    let left: Vec<i32> = told.await.unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(!left.contains(&given_up), "{given_up} is still there");
     assert_eq!(store.log().await.len(), 2);
 }
 

@@ -26,6 +26,7 @@ use tokio::{
 };
 
 pub(crate) const APPEND: &str = "FROM append(";
+pub(crate) const LOAD: &str = "WITH wanted";
 pub(crate) const COMMIT: &str = "COMMIT";
 
 /// What happens to the execution of a statement.

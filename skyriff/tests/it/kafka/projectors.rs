@@ -14,6 +14,7 @@ use skyriff_kafka::{
     Settings,
     testing::{Cluster, unique_topic},
 };
+use skyriff_projections::Projection;
 use sqlx::{Executor, PgConnection};
 
 use super::feed::{Feed, give, service};
@@ -23,20 +24,42 @@ const COMMANDS_AND_QUERIES: [&str; 2] = ["--roles", "command,query"];
 const FROM_KAFKA: [&str; 2] = ["--from", "kafka"];
 const READS: [&str; 2] = ["skyriff_reads_0", "skyriff_reads_1"];
 /// Read models there are.
-const PROJECTIONS: i64 = 2;
+const PROJECTIONS: usize = Projection::ALL.len();
+
+/// What a process has whose groups have given it every shard of every read model.
+fn all_shards() -> f64 {
+    f64::from(16 * u16::try_from(PROJECTIONS).unwrap())
+}
+
+/// The tables of the read models, but for the checkpoints.
+async fn tables(reads: &mut PgConnection) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
+         AND NOT relispartition AND relname NOT IN ('_sqlx_migrations', 'checkpoints') ORDER BY 1",
+    )
+    .fetch_all(reads)
+    .await
+    .unwrap()
+}
+
+/// As if nothing had ever been applied.
+async fn forget_everything(folder: &Folder) {
+    for database in READS {
+        let mut owner = folder.connect("skyriff_owner", database).await;
+        let tables = tables(&mut owner).await.join(", ");
+        owner.execute(format!("TRUNCATE checkpoints, {tables}").as_str()).await.unwrap();
+    }
+}
 
 /// What the read models have, as text, but for when it was written.
 async fn rows(folder: &Folder) -> Vec<String> {
     let mut all = Vec::new();
     for database in READS {
         let mut reads = folder.connect("skyriff_owner", database).await;
-        for query in [
-            "SELECT b::text FROM balances b",
-            "SELECT l::text FROM promo_lots l",
-            "SELECT e::text FROM ledger_entries e",
-            "SELECT (projection, version, shard, position, stopped)::text FROM checkpoints",
-        ] {
-            let mut rows: Vec<String> = sqlx::query_scalar(query).fetch_all(&mut reads).await.unwrap();
+        let of_tables = tables(&mut reads).await.into_iter().map(|table| format!("SELECT t::text FROM {table} t"));
+        let checkpoints = "SELECT (projection, version, shard, position, stopped)::text FROM checkpoints";
+        for query in of_tables.chain([checkpoints.to_owned()]) {
+            let mut rows: Vec<String> = sqlx::query_scalar(&query).fetch_all(&mut reads).await.unwrap();
             rows.sort();
             all.extend(rows);
         }
@@ -58,7 +81,7 @@ async fn caught_up(folder: &Folder) {
             let of_it = sqlx::query_scalar("SELECT coalesce(sum(position), 0)::bigint FROM checkpoints");
             applied += of_it.fetch_one(&mut *reads).await.unwrap_or(0_i64);
         }
-        (applied == PROJECTIONS * head).then_some(())
+        (applied == i64::try_from(PROJECTIONS).unwrap() * head).then_some(())
     })
     .await;
 }
@@ -98,10 +121,7 @@ async fn switching_from_log_to_kafka_and_back_changes_nothing() {
     let of_both = rows(&folder).await;
 
     // From nothing, and from the first message.
-    for database in READS {
-        let mut owner = folder.connect("skyriff_owner", database).await;
-        owner.execute("TRUNCATE balances, promo_lots, ledger_entries, checkpoints").await.unwrap();
-    }
+    forget_everything(&folder).await;
     let (project, _) = folder.on_kafka("project", &settings, &FROM_KAFKA).await;
     caught_up(&folder).await;
     assert_eq!(rows(&folder).await, of_both);
@@ -121,13 +141,13 @@ async fn member(folder: &Folder, settings: &Settings) -> (Process, String) {
 async fn share(api: &Api, first: &str, second: &str) {
     eventually("both have shards", async || {
         let shares = (given(api, first).await, given(api, second).await);
-        (shares == (16.0, 16.0)).then_some(())
+        (shares == (all_shards() / 2.0, all_shards() / 2.0)).then_some(())
     })
     .await;
 }
 
 async fn has_all(api: &Api, url: &str) {
-    eventually("it has all shards", async || (given(api, url).await == 32.0).then_some(())).await;
+    eventually("it has all shards", async || (given(api, url).await == all_shards()).then_some(())).await;
 }
 
 /// From librdkafka's own cluster of pretended brokers, which notices a dead member as a real one does.
@@ -180,10 +200,7 @@ async fn a_group_spreads_the_shards_and_gives_those_of_one_that_stops_to_the_oth
     caught_up(&folder).await;
     let from_kafka = rows(&folder).await;
 
-    for database in READS {
-        let mut owner = folder.connect("skyriff_owner", database).await;
-        owner.execute("TRUNCATE balances, promo_lots, ledger_entries, checkpoints").await.unwrap();
-    }
+    forget_everything(&folder).await;
     stop(second).await;
     let (project, _) = folder.on_kafka("project", &settings, &["--from", "log"]).await;
     caught_up(&folder).await;
@@ -255,15 +272,15 @@ async fn a_gap_stops_its_shard_loudly_until_the_log_has_helped() {
     send_as(&settings, &last_message(&settings, 3), head + 2);
     send_as(&settings, &last_message(&settings, 4), 1);
     let mut reads = folder.connect("skyriff_query", READS[0]).await;
-    let said = eventually("both read models stand still", async || {
-        Some(stopped(&mut reads).await).filter(|stopped| stopped.len() == 2)
+    let said = eventually("every read model stands still", async || {
+        Some(stopped(&mut reads).await).filter(|stopped| stopped.len() == PROJECTIONS)
     })
     .await;
     for (_, shard, position, why) in &said {
         assert_eq!((*shard, *position), (3, head), "{said:?}");
         assert!(why.contains("gap") && why.contains(&(head + 2).to_string()), "{why}");
     }
-    assert_eq!(dev.api.at(&url).metric("skyriff_follower_stopped", "").await, 2.0);
+    assert_eq!(dev.api.at(&url).metric("skyriff_follower_stopped", "").await, all_shards() / 16.0);
 
     // The others go on.
     give(&service, "meanwhile", 100).await;

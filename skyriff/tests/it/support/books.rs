@@ -21,6 +21,12 @@ pub struct Books {
     pub users: BTreeSet<String>,
     pub check_ins: u64,
     pub recharges: u64,
+    pub liked: u64,
+    pub unliked: u64,
+    /// By user and work: how many likes more than taken back; nobody likes twice in a row, so it is 0 or 1.
+    likes: BTreeMap<(String, String), i64>,
+    /// By user, from the last line of the trace to the first: what the user's like lines name.
+    named: BTreeMap<String, Vec<String>>,
     pub unsupported: BTreeMap<String, u64>,
     /// Commands before which promo points had to expire.
     expirations: u64,
@@ -52,6 +58,16 @@ impl Books {
             self.users.extend(action[name].as_str().map(str::to_owned));
         }
         let kind = text("do");
+        if kind == "like" || kind == "unlike" {
+            let (user, work) = (text("user"), text("work"));
+            let liked = kind == "like";
+            *(if liked { &mut self.liked } else { &mut self.unliked }) += 1;
+            if liked {
+                self.named.entry(user.clone()).or_default().insert(0, work.clone());
+            }
+            *self.likes.entry((user, work)).or_default() += if liked { 1 } else { -1 };
+            return;
+        }
         if kind != "check_in" && kind != "recharge" {
             *self.unsupported.entry(kind).or_default() += 1;
             return;
@@ -86,6 +102,23 @@ impl Books {
         self.accounts.get(user).map_or((0, 0), |account| (account.lots.values().sum(), account.paid))
     }
 
+    /// How many likes every work has that was ever liked: likes less those taken back.
+    pub fn likes_of_works(&self) -> BTreeMap<&str, i64> {
+        let mut works = BTreeMap::new();
+        for ((_, work), likes) in &self.likes {
+            *works.entry(work.as_str()).or_default() += likes;
+        }
+        works
+    }
+
+    /// What a user likes, what was liked last first.
+    pub fn liked_works(&self, user: &str) -> Vec<&str> {
+        let mut seen = BTreeSet::new();
+        let named = self.named.get(user).into_iter().flatten().map(String::as_str);
+        let stands = |work: &&str| self.likes[&(user.to_owned(), (*work).to_owned())] == 1;
+        named.filter(|work| seen.insert(*work)).filter(stands).collect()
+    }
+
     /// What an audit must find after the trace was played once, however often it was interrupted or repeated.
     #[track_caller]
     pub fn agree_with(&self, audit: &Value) {
@@ -95,14 +128,16 @@ impl Books {
             "points_account.recharged": self.recharges,
             "points_account.expired": self.expirations,
             "recharge_order.credited": self.recharges,
+            "like.liked": self.liked,
+            "like.unliked": self.unliked,
         });
         assert_eq!(audit["by_type"], by_type);
-        let events = self.check_ins + 2 * self.recharges + self.expirations;
+        let events = self.check_ins + 2 * self.recharges + self.expirations + self.liked + self.unliked;
         assert_eq!(audit["events"], events);
         let heads = audit["heads"].as_object().unwrap();
         assert_eq!(heads.len(), 16);
         assert_eq!(heads.values().map(|head| head.as_u64().unwrap()).sum::<u64>(), events);
-        let streams = u64::try_from(self.accounts.len()).unwrap() + self.recharges;
+        let streams = u64::try_from(self.accounts.len() + self.likes.len()).unwrap() + self.recharges;
         assert_eq!(audit["streams"], streams);
         let (promo, paid) =
             self.accounts.keys().map(|user| self.balance(user)).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
