@@ -10,7 +10,7 @@ export SKYRIFF_TEST_BROKER = $(abspath $(FOLDER))/broker/noida-db
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
-setup: ## Install what is missing: Postgres server programs, a C compiler
+setup: ## Install what is missing: Postgres server programs, C and C++ compilers
 	@sh skyriff/postgres/install.sh $(FOLDER)/postgres
 
 setup-tests: setup
