@@ -23,8 +23,9 @@ pub struct Label(String);
 pub struct Note(String);
 
 /// A text that only whoever has the person's key can read: base64 of what a cipher made of it. 1 to 8,192 characters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, min_length = 1, max_length = 8192)]
 pub struct Sealed(String);
 
 /// What a payout provider calls something: 1 to 128 printable ASCII characters without spaces.

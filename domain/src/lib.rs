@@ -4,6 +4,7 @@
 //! Read in this order: what things are called ([`id`], [`points`], [`shard`]), what the aggregates decide
 //! ([`points_account`], [`recharge_order`], [`like`], [`tip`], [`withdrawal`], [`video_job`], [`work`]; their numbers in [`policy`]), what one request may change at once ([`command`], [`stream`]), how a
 //! decision is kept ([`event`]), and what it means in the books ([`ledger`]).
+//! What others need to know of it is in [`schema`].
 
 pub mod id;
 pub mod label;
@@ -24,6 +25,7 @@ pub mod stream;
 
 pub mod event;
 pub mod ledger;
+pub mod schema;
 
 pub use command::{Command, Intent, Refusal};
 pub use event::{Metadata, RecordedEvent};
@@ -32,5 +34,6 @@ pub use label::{Label, Note, Reference, Sealed};
 pub use points::{Bucket, Points, Purse};
 pub use points_account::PointsPolicy;
 pub use policy::Policy;
+pub use schema::AggregateSchema;
 pub use shard::{LogPosition, Position, ShardCount, ShardId, shard_of};
 pub use stream::{Event, State, StreamId, Streams};

@@ -7,7 +7,7 @@ use cqrs_es::Aggregate;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, LikeId, OrderId, TipId, UserId, WithdrawalId, WorkId, like,
+    AggregateSchema, JobId, LikeId, OrderId, TipId, UserId, WithdrawalId, WorkId, like,
     like::Like,
     points_account,
     points_account::PointsAccount,
@@ -111,6 +111,11 @@ macro_rules! streams {
         }
 
         impl Event {
+            /// The shapes of all events there are.
+            pub fn schemas() -> Vec<AggregateSchema> {
+                vec![$(AggregateSchema::of::<$event>(<$aggregate as Aggregate>::TYPE, <$event>::VERSION)),+]
+            }
+
             /// As stored in `event_type`.
             pub const fn event_type(&self) -> &'static str {
                 match self {

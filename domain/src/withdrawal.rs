@@ -101,7 +101,7 @@ pub enum Outcome {
 }
 
 /// What happened to a withdrawal. Kept for ever.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Event {
     /// The points are held.
@@ -143,7 +143,7 @@ pub enum Event {
 }
 
 /// What a withdrawal is about; fixed when it is requested.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// Whose.

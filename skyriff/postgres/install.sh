@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make sure that this machine has what a build and a private Postgres need, installing only what is missing and saying
-# so: Postgres server programs (15 to 18) and a C compiler. Usage: install.sh FOLDER, where FOLDER is where a prebuilt
+# so: Postgres server programs (15 to 18), a C compiler, and a C++ compiler and bash for building librdkafka. Usage: install.sh FOLDER, where FOLDER is where a prebuilt
 # Postgres is unpacked when nothing can be installed system-wide.
 set -eu
 folder=${1:?usage: install.sh FOLDER}
@@ -98,6 +98,14 @@ PYTHON
 if ! command -v cc >/dev/null; then
     can_install && install_packages "a C compiler" "gcc libc6-dev" gcc "gcc musl-dev" \
         || die "there is no C compiler (cc), which some dependencies need; install gcc"
+fi
+if ! command -v c++ >/dev/null && ! command -v g++ >/dev/null; then
+    can_install && install_packages "a C++ compiler" g++ gcc-c++ g++ \
+        || die "there is no C++ compiler (g++), which building librdkafka needs; install g++"
+fi
+if ! command -v bash >/dev/null; then
+    can_install && install_packages bash bash bash bash \
+        || die "there is no bash, which building librdkafka needs; install bash"
 fi
 find_postgres || install_postgres_system_wide || true
 find_postgres || unpack_prebuilt_postgres || true

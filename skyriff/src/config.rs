@@ -5,6 +5,11 @@
 //! | `SKYRIFF_SHARDS` | how many shards the store has; fixed when it is created; 16 |
 //! | `SKYRIFF_EVENT_STORE` | the event store's databases: `0-15=postgres://host/database` |
 //! | `SKYRIFF_READ_MODELS` | the read models' databases, primary first, then replicas: `0-7=postgres://a/x\|postgres://b/x;8-15=…` |
+//! | `SKYRIFF_KAFKA_BROKERS` | the Kafka cluster: `host:port`, several with commas |
+//! | `SKYRIFF_KAFKA_TOPIC`, `SKYRIFF_KAFKA_SOURCE`, `SKYRIFF_KAFKA_GROUP` | the topic, the CloudEvents source, the start of the groups' names |
+//! | `SKYRIFF_KAFKA_REPLICATION` | of a topic that is made: how many brokers keep each partition |
+//! | `SKYRIFF_KAFKA_OPTIONS` | librdkafka's own settings, such as security: `NAME=VALUE`, several with ';' |
+//! | `SKYRIFF_FROM` | where projections take events from: `log` or `kafka` |
 //! | `SKYRIFF_TOKEN_SECRET` | the key that signs tokens, at least 32 bytes |
 //! | `SKYRIFF_MASTER_KEY`, or `SKYRIFF_MASTER_KEY_FILE` | the key that wraps the keys of persons: the base64 of 32 bytes |
 //! | `SKYRIFF_LISTEN` | where HTTP listens; `127.0.0.1:8080` |
@@ -180,6 +185,74 @@ impl PolicyArguments {
     }
 }
 
+/// The Kafka cluster.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Kafka")]
+pub struct KafkaArguments {
+    /// The cluster: HOST:PORT, several with commas.
+    #[arg(long, env = "SKYRIFF_KAFKA_BROKERS")]
+    kafka_brokers: Option<String>,
+    /// The topic that carries the log.
+    #[arg(long, env = "SKYRIFF_KAFKA_TOPIC", default_value = skyriff_kafka::settings::TOPIC)]
+    kafka_topic: String,
+    /// The CloudEvents source of the events: which store they are of, when there are several.
+    #[arg(long, env = "SKYRIFF_KAFKA_SOURCE", default_value = skyriff_kafka::settings::SOURCE)]
+    kafka_source: String,
+    /// How the names of our consumer groups start.
+    #[arg(long, env = "SKYRIFF_KAFKA_GROUP", default_value = "skyriff.project")]
+    kafka_group: String,
+    /// Of a topic that is made: how many brokers keep each partition. The cluster's own default unless given.
+    #[arg(long, env = "SKYRIFF_KAFKA_REPLICATION")]
+    kafka_replication: Option<u16>,
+    /// librdkafka's own settings, such as security: NAME=VALUE, several with ';'.
+    #[arg(long, env = "SKYRIFF_KAFKA_OPTIONS", hide_env_values = true, default_value = "")]
+    kafka_options: KafkaOptions,
+}
+
+/// librdkafka's own settings, which may hold secrets.
+#[derive(Clone)]
+struct KafkaOptions(Vec<(String, String)>);
+
+impl FromStr for KafkaOptions {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let options = text.split(';').filter(|option| !option.trim().is_empty()).map(|option| {
+            // What follows the name may be a secret, so the message has none of it.
+            let (name, value) = option.split_once('=').context("a Kafka option is NAME=VALUE")?;
+            Ok((name.trim().to_owned(), value.to_owned()))
+        });
+        Ok(Self(options.collect::<Result<_>>()?))
+    }
+}
+
+impl std::fmt::Debug for KafkaOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+impl KafkaArguments {
+    /// The cluster, which must have been named.
+    pub fn settings(&self) -> Result<skyriff_kafka::Settings> {
+        let brokers = self.kafka_brokers.clone().context(
+            "no Kafka cluster: give --kafka-brokers HOST:PORT or set SKYRIFF_KAFKA_BROKERS (`make broker` runs one to try)",
+        )?;
+        Ok(skyriff_kafka::Settings {
+            brokers,
+            topic: self.kafka_topic.clone(),
+            source: self.kafka_source.clone(),
+            replication: self.kafka_replication,
+            options: self.kafka_options.0.clone(),
+        })
+    }
+
+    /// How the names of our consumer groups start.
+    pub fn group(&self) -> &str {
+        &self.kafka_group
+    }
+}
+
 /// The databases of a store.
 #[derive(Clone, Debug)]
 pub struct Databases {
@@ -266,6 +339,15 @@ impl Databases {
     pub fn to_follow(&self) -> Vec<skyriff_follow::LogDatabase> {
         let of = |place: &Place| skyriff_follow::LogDatabase {
             options: place.primary.clone().username(databases::PROJECT),
+            shards: place.shards.clone(),
+        };
+        self.event_store.iter().map(of).collect()
+    }
+
+    /// For the relay.
+    pub fn to_relay(&self) -> Vec<skyriff_follow::LogDatabase> {
+        let of = |place: &Place| skyriff_follow::LogDatabase {
+            options: place.primary.clone().username(databases::RELAY),
             shards: place.shards.clone(),
         };
         self.event_store.iter().map(of).collect()

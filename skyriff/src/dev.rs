@@ -11,14 +11,14 @@ use anyhow::{Context, Result, ensure};
 use chrono::{TimeDelta, Utc};
 use clap::Args;
 use skyriff_domain::{ShardCount, ShardId};
-use skyriff_edge::{Caller, Role, Tokens};
+use skyriff_edge::{Caller, Tokens};
 use skyriff_postgres::{Cluster, Durability, Server, Servers, databases};
 use uuid::Uuid;
 
 use crate::{
     config::{Databases, Place},
     master_key, migrate, serve,
-    serve::Tuning,
+    serve::{Role, Streams, Tuning},
     token,
 };
 
@@ -29,6 +29,11 @@ pub struct Arguments {
     folder: PathBuf,
     #[command(flatten)]
     tuning: Tuning,
+    #[command(flatten)]
+    streams: Streams,
+    /// Which roles this process has. With a Kafka cluster given, relay is one of them unless it is said otherwise.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    roles: Option<Vec<Role>>,
 }
 
 /// The file in the folder that holds [`environment`].
@@ -39,7 +44,11 @@ const EVENTS: &str = "skyriff_events";
 const READS: [&str; 2] = ["skyriff_reads_0", "skyriff_reads_1"];
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Arguments { folder, tuning } = arguments;
+    let Arguments { folder, tuning, streams, roles } = arguments;
+    let roles = roles.unwrap_or_else(|| {
+        let relay = streams.kafka_is_named().then_some(Role::Relay);
+        Role::ALL.into_iter().chain(relay).collect()
+    });
     let stop = serve::on_signal()?;
     ensure!(
         tuning.listen.port() == 0 || std::net::TcpListener::bind(tuning.listen).is_ok(),
@@ -58,8 +67,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         let databases = prepare(&folder, &cluster).await?;
         let tokens = token::secret_of(&folder)?;
         let master_keys = master_key::keys_of(&folder)?;
-        let roles = &serve::Role::ALL;
-        let running = serve::Running::start(&databases, &tokens, Some(&master_keys), &tuning, roles).await?;
+        let running = serve::Running::start(&databases, &tokens, Some(&master_keys), &tuning, &streams, &roles).await?;
         welcome(&folder, &running.address.to_string(), &tokens, &databases)?;
         // The servers are only stopped after the last request, so their end is a failure.
         let until = running.until(stop.clone());
@@ -124,7 +132,7 @@ fn environment(folder: &Path, primary: &Server, replica: &Server, databases: &Da
 /// A few lines that say where to go next.
 fn welcome(folder: &Path, address: &str, tokens: &Tokens, databases: &Databases) -> Result<()> {
     let user = demo_user(folder)?;
-    let token = tokens.mint(&Caller { role: Role::User, id: user }, Utc::now(), TimeDelta::days(30))?;
+    let token = tokens.mint(&Caller { role: skyriff_edge::Role::User, id: user }, Utc::now(), TimeDelta::days(30))?;
     let today = Utc::now().date_naive();
     let auth = format!("-H 'Authorization: Bearer {token}'");
     let count = databases.shard_count.get();

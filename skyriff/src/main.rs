@@ -4,6 +4,7 @@
 
 mod api;
 mod audit;
+mod background;
 mod config;
 mod dev;
 mod master_key;
@@ -39,8 +40,12 @@ struct Cli {
 enum Command {
     /// Run everything on this machine, with a private Postgres primary and replica: for development and for trying.
     Dev(dev::Arguments),
-    /// Run roles of the backend on databases that exist: command API, query API, projections.
+    /// Run roles of the backend on databases that exist: command API, query API, projections, relay.
     Serve(serve::Arguments),
+    /// Keep the read models up with the log, or with Kafka.
+    Project(background::Arguments),
+    /// Send the log to Kafka.
+    Relay(background::Arguments),
     /// Bring the databases up to date, and make what is missing in them.
     Migrate(migrate::Arguments),
     /// Mint a token for a caller of the API.
@@ -59,6 +64,8 @@ async fn main() -> ExitCode {
     let result = match cli.command {
         Command::Dev(arguments) => dev::run(arguments).await,
         Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Project(arguments) => background::run(arguments, serve::Role::Project).await,
+        Command::Relay(arguments) => background::run(arguments, serve::Role::Relay).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Token(arguments) => token::run(&arguments),
         Command::Play(arguments) => play::run(arguments).await,

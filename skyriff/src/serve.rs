@@ -6,7 +6,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use axum::serve::ListenerExt;
 use clap::{Args, ValueEnum};
 use skyriff_edge::{Tokens, request};
-use skyriff_follow::Followers;
+use skyriff_follow::{Follower, Followers};
+use skyriff_kafka::{KafkaSource, Relay, topic};
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
 use skyriff_read_side::Replicas;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Served},
-    config::{DatabaseArguments, Databases, PolicyArguments},
+    config::{DatabaseArguments, Databases, KafkaArguments, PolicyArguments},
     master_key::{self, MasterKeyArguments},
     telemetry,
     token::SecretArguments,
@@ -32,6 +33,9 @@ use crate::{
 
 /// How long requests in hand may take after we were told to stop.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// As which projections connect to the databases.
+const PROJECTOR: &str = "skyriff project";
 
 /// What a process may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -44,11 +48,40 @@ pub enum Role {
     Project,
     /// Processes: what events ask for beyond their own shard, or beyond this system.
     Process,
+    /// The relay: the log to Kafka.
+    Relay,
 }
 
 impl Role {
-    /// All of them.
+    /// All that need no more than the databases.
     pub const ALL: [Self; 4] = [Self::Command, Self::Query, Self::Project, Self::Process];
+}
+
+/// Where projections take events from. They may change between the two at any time: the checkpoints are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum EventsFrom {
+    /// The log of the event store.
+    #[default]
+    Log,
+    /// The topic that the relay fills.
+    Kafka,
+}
+
+/// Where events come from and go to, other than the databases.
+#[derive(Args, Clone, Debug)]
+pub struct Streams {
+    /// Where projections take events from.
+    #[arg(long, env = "SKYRIFF_FROM", value_enum, default_value_t)]
+    from: EventsFrom,
+    #[command(flatten)]
+    kafka: KafkaArguments,
+}
+
+impl Streams {
+    /// Whether there is a Kafka cluster to use.
+    pub fn kafka_is_named(&self) -> bool {
+        self.kafka.settings().is_ok()
+    }
 }
 
 #[derive(Args)]
@@ -61,6 +94,8 @@ pub struct Arguments {
     master_key: MasterKeyArguments,
     #[command(flatten)]
     tuning: Tuning,
+    #[command(flatten)]
+    streams: Streams,
     /// Which roles this process has.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "command,query,project,process")]
     roles: Vec<Role>,
@@ -117,10 +152,10 @@ impl Tuning {
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let databases = arguments.databases.clone().databases()?;
     let stop = on_signal()?;
-    let Arguments { secret, master_key, tuning, roles, .. } = &arguments;
+    let Arguments { secret, master_key, tuning, streams, roles, .. } = &arguments;
     let seals_or_opens = roles.contains(&Role::Command) || roles.contains(&Role::Query);
     let master_keys = seals_or_opens.then(|| master_key.keys(secret.folder())).transpose()?;
-    let running = Running::start(&databases, &secret.tokens()?, master_keys.as_ref(), tuning, roles).await?;
+    let running = Running::start(&databases, &secret.tokens()?, master_keys.as_ref(), tuning, streams, roles).await?;
     println!("SkyRiff listens on http://{}", running.address);
     running.until(stop).await?;
     Ok(ExitCode::SUCCESS)
@@ -147,6 +182,7 @@ pub struct Running {
     close: CancellationToken,
     commands: Option<CommandSide>,
     projector: Option<Followers>,
+    relay: Option<Relay>,
     processes: Option<ProcessSide>,
 }
 
@@ -156,6 +192,7 @@ impl Running {
         tokens: &Tokens,
         master_keys: Option<&MasterKeys>,
         tuning: &Tuning,
+        streams: &Streams,
         roles: &[Role],
     ) -> Result<Self> {
         let listener = TcpListener::bind(tuning.listen).await.with_context(|| {
@@ -179,9 +216,14 @@ impl Running {
             let limits = tuning.command_limits();
             CommandSide::start(&databases.to_append(), databases.shard_count, &policy, &limits)
         });
-        let projector = roles.contains(&Role::Project).then(|| {
-            Followers::start(&Projection::ALL, "skyriff project", &databases.to_follow(), &databases.to_project())
-        });
+        let projector = match roles.contains(&Role::Project) {
+            true => Some(projector(databases, streams).await?),
+            false => None,
+        };
+        let relay = match roles.contains(&Role::Relay) {
+            true => Some(relay(databases, &streams.kafka).await?),
+            false => None,
+        };
         let processes = commands.as_ref().filter(|_| roles.contains(&Role::Process)).map(|side| {
             let services = Services::new(side.commands.clone(), databases.shard_count);
             ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default())
@@ -214,7 +256,7 @@ impl Running {
         });
         let serve = axum::serve(listener, router).with_graceful_shutdown(async move { closed.cancelled().await });
         let http = tokio::spawn(serve.into_future());
-        Ok(Self { address, http, close, commands, projector, processes })
+        Ok(Self { address, http, close, commands, projector, processes, relay })
     }
 
     /// Serve until told to stop, then finish what is in hand: requests first, then what they need.
@@ -232,6 +274,12 @@ impl Running {
                     None => std::future::pending().await,
                 }
             };
+            let relay = async {
+                match &mut self.relay {
+                    Some(relay) => relay.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
             let processes = async {
                 match &mut self.processes {
                     Some(processes) => processes.failed().await,
@@ -240,6 +288,7 @@ impl Running {
             };
             tokio::select! {
                 () = stop.cancelled() => None,
+                reason = relay => Some(anyhow!(reason)),
                 reason = commands => Some(anyhow!(reason)),
                 reason = projector => Some(anyhow!(reason)),
                 reason = processes => Some(anyhow!(reason)),
@@ -261,7 +310,50 @@ impl Running {
         if let Some(projector) = self.projector {
             projector.stop().await;
         }
+        if let Some(relay) = self.relay {
+            relay.stop().await;
+        }
         ended.map_or(Ok(()), Err)
+    }
+}
+
+/// Projections, from wherever they take events.
+async fn projector(databases: &Databases, streams: &Streams) -> Result<Followers> {
+    let places = databases.to_project();
+    Ok(match streams.from {
+        EventsFrom::Log => Followers::start(&Projection::ALL, PROJECTOR, &databases.to_follow(), &places),
+        EventsFrom::Kafka => {
+            let settings = streams.kafka.settings()?;
+            check_topic(&settings, databases).await?;
+            Followers::start_from(&Projection::ALL, PROJECTOR, &places, |projection, shards| {
+                // A group for each read model, version and database: each reads the whole of its shards by itself.
+                let first = shards.first().map_or(0, |shard| shard.0);
+                let (name, version) = (projection.name(), projection.version());
+                let group = format!("{}.{name}.v{version}.from-shard-{first}", streams.kafka.group());
+                KafkaSource::start(&settings, group, shards)
+            })
+        }
+    })
+}
+
+async fn relay(databases: &Databases, kafka: &KafkaArguments) -> Result<Relay> {
+    let settings = kafka.settings()?;
+    check_topic(&settings, databases).await?;
+    Ok(Relay::start(&settings, databases.shard_count, &databases.to_relay()))
+}
+
+/// Refuse a topic of another shape. A cluster that is not reached is waited for, by whoever needs it.
+async fn check_topic(settings: &skyriff_kafka::Settings, databases: &Databases) -> Result<()> {
+    match topic::check(settings, databases.shard_count).await {
+        Ok(_) => Ok(()),
+        Err(error @ topic::TopicError::PartitionCount { .. }) => Err(error.into()),
+        Err(error @ topic::TopicError::Kafka(_)) => {
+            tracing::warn!(
+                error = format!("{:#}", anyhow!(error)),
+                "Kafka is not reached; going on without it until it is"
+            );
+            Ok(())
+        }
     }
 }
 

@@ -76,6 +76,13 @@ fn secret_file(folder: &Path) -> PathBuf {
     folder.join("token-secret")
 }
 
+/// A secret that nobody knows yet.
+pub fn new_secret() -> String {
+    let mut bytes = [0; 32];
+    OsRng.unwrap_err().fill_bytes(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The development folder's secret, made at the first start.
 pub fn secret_of(folder: &Path) -> Result<Tokens> {
     let file = secret_file(folder);

@@ -8,7 +8,7 @@ use super::Direction;
 use crate::{HoldId, Label, Note, OrderId, Points, Purse, SpendId, TipId, UserId, WithdrawalId};
 
 /// What happened to an account. Kept for ever: a changed shape is a new version with an upcaster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Event {
     /// The day's points were given.
@@ -142,7 +142,7 @@ pub enum Event {
 }
 
 /// Why a hold ended without being captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReleaseCause {
     /// Somebody asked.

@@ -66,7 +66,7 @@ impl Resolution {
 }
 
 /// What is asked for; fixed when it is submitted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Order {
     /// Who pays.

@@ -1,5 +1,5 @@
-//! Following the log of an event store: reading it in order without a gap ([`log`]), and keeping tables up with it
-//! ([`runner`]).
+//! Following the log of an event store: reading it in order without a gap ([`log`]), from where it is or from whatever
+//! else carries its events ([`source`]), and keeping tables up with it ([`runner`]).
 //!
 //! A [`Follower`] says how a batch of events changes its tables. The runner gives it the batch and a transaction on the
 //! database of those tables; rows and checkpoint commit together, so every event counts once, wherever it came from and
@@ -8,7 +8,9 @@
 pub mod follower;
 pub mod log;
 pub mod runner;
+pub mod source;
 
 pub use follower::{ApplyError, Batch, Follower};
-pub use log::LogError;
+pub use log::{LogError, ShardEvents};
 pub use runner::{Followers, LogDatabase, TableDatabase};
+pub use source::{Behind, Source};

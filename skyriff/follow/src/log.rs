@@ -1,9 +1,20 @@
 //! Reading the log of an event-store database: bounded, in order, without a gap.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use skyriff_domain::{Event, LogPosition, Position, RecordedEvent, ShardId, StreamId, stream::DecodeError};
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{
+    PgConnection, Row,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgRow},
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::source::Behind;
+
+/// The wait before listening again after the connection was lost.
+const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The log could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -27,15 +38,27 @@ pub enum LogError {
         /// Why.
         source: DecodeError,
     },
+    /// What should carry an event is not formed as ours are.
+    #[error("what is read of shard {shard} is not one of our events: {why}")]
+    Malformed {
+        /// Of which shard.
+        shard: ShardId,
+        /// What is wrong with it, and where it is.
+        why: String,
+    },
+    /// Whatever brings the events does not any more.
+    #[error("no more events come: {0}")]
+    Ended(&'static str),
 }
 
 impl LogError {
     /// The shard that cannot go on, when it is only one.
     pub fn shard(&self) -> Option<ShardId> {
         match self {
-            Self::Database(_) => None,
+            Self::Database(_) | Self::Ended(_) => None,
             Self::Gap { found, .. } => Some(found.shard),
             Self::Unreadable { at, .. } => Some(at.shard),
+            Self::Malformed { shard, .. } => Some(*shard),
         }
     }
 }
@@ -58,8 +81,7 @@ pub async fn read_after(
     after: &BTreeMap<ShardId, Position>,
     limit: i64,
 ) -> Result<BTreeMap<ShardId, ShardEvents>, LogError> {
-    let numbers: Vec<_> = after.keys().map(|shard| i16::try_from(shard.0).unwrap_or(i16::MAX)).collect();
-    let positions: Vec<_> = after.values().map(|position| position.0).collect();
+    let (numbers, positions) = columns(after);
     let rows = sqlx::query(
         "SELECT e.* FROM unnest($1::smallint[], $2::bigint[]) AS s (shard, after)
          CROSS JOIN LATERAL (
@@ -75,7 +97,7 @@ pub async fn read_after(
     .await?;
     let mut shards: BTreeMap<_, _> = after.keys().map(|shard| (*shard, ShardEvents::default())).collect();
     for row in &rows {
-        let shard = ShardId(u16::try_from(row.try_get::<i16, _>("shard")?).unwrap_or_default());
+        let shard = shard_id(row.try_get("shard")?);
         let Some(read) = shards.get_mut(&shard) else { continue };
         if read.stopped_by.is_some() {
             continue;
@@ -95,6 +117,39 @@ pub async fn read_after(
     Ok(shards)
 }
 
+/// How far shards at these positions are behind the heads of the log.
+///
+/// # Errors
+/// Only [`LogError::Database`].
+pub async fn behind(
+    connection: &mut PgConnection,
+    after: &BTreeMap<ShardId, Position>,
+) -> Result<BTreeMap<ShardId, Behind>, LogError> {
+    let (numbers, positions) = columns(after);
+    // The oldest event that is not there yet tells how old what readers see may be.
+    let rows: Vec<(i16, i64, Option<DateTime<Utc>>)> = sqlx::query_as(
+        "SELECT h.shard, h.position - c.position, e.recorded_at
+         FROM unnest($1::smallint[], $2::bigint[]) AS c (shard, position)
+         JOIN heads h ON h.shard = c.shard
+         LEFT JOIN events e ON e.shard = c.shard AND e.position = c.position + 1",
+    )
+    .bind(numbers)
+    .bind(positions)
+    .fetch_all(connection)
+    .await?;
+    let of = |(shard, events, oldest_recorded_at)| (shard_id(shard), Behind { events, oldest_recorded_at });
+    Ok(rows.into_iter().map(of).collect())
+}
+
+fn columns(after: &BTreeMap<ShardId, Position>) -> (Vec<i16>, Vec<i64>) {
+    let numbers = after.keys().map(|shard| i16::try_from(shard.0).unwrap_or(i16::MAX));
+    (numbers.collect(), after.values().map(|position| position.0).collect())
+}
+
+fn shard_id(number: i16) -> ShardId {
+    ShardId(u16::try_from(number).unwrap_or_default())
+}
+
 /// The events at these positions; those that are not there are left out.
 ///
 /// # Errors
@@ -110,7 +165,7 @@ pub async fn read_at(connection: &mut PgConnection, at: &[LogPosition]) -> Resul
     .fetch_all(connection)
     .await?;
     let events = rows.iter().map(|row| {
-        let shard = ShardId(u16::try_from(row.try_get::<i16, _>("shard")?).unwrap_or_default());
+        let shard = shard_id(row.try_get("shard")?);
         let at = LogPosition { shard, position: Position(row.try_get("position")?) };
         event(row, at)?.map_err(|source| LogError::Unreadable { at, source })
     });
@@ -130,4 +185,31 @@ fn event(row: &PgRow, at: LogPosition) -> Result<Result<RecordedEvent, DecodeErr
     let (sequence, occurred_at, recorded_at) =
         (row.try_get("sequence")?, row.try_get("occurred_at")?, row.try_get("recorded_at")?);
     Ok(Ok(RecordedEvent { at, stream, sequence, event, occurred_at, recorded_at }))
+}
+
+/// Wake these whenever something was appended, until told to stop. Notifications may be lost with their connection, so
+/// look now and then all the same.
+pub async fn listen(options: PgConnectOptions, wakers: Vec<Arc<Notify>>, stop: CancellationToken) {
+    let notified = async {
+        loop {
+            let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
+            let listened: sqlx::Result<()> = async {
+                let mut listener = PgListener::connect_with(&pool).await?;
+                listener.listen("skyriff_events").await?;
+                loop {
+                    listener.recv().await?;
+                    wakers.iter().for_each(|waker| waker.notify_one());
+                }
+            }
+            .await;
+            if let Err(error) = listened {
+                tracing::debug!(%error, "not listening for appends; connecting again");
+            }
+            tokio::time::sleep(LISTEN_AGAIN_AFTER).await;
+        }
+    };
+    tokio::select! {
+        () = notified => {}
+        () = stop.cancelled() => {}
+    }
 }

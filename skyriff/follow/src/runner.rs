@@ -1,7 +1,7 @@
-//! Keeps the tables of one follower in one database up with the log.
+//! Keeps the tables of one follower in one database up with the log, or with another source of its events.
 //!
 //! ```text
-//! wait for a notification (or a second) ─▶ read after the checkpoints ─▶ apply and move the checkpoints ─▶ again
+//! wait for more (or a second) ─▶ read after the checkpoints ─▶ apply and move the checkpoints ─▶ again
 //! ```
 //!
 //! # What must hold
@@ -13,23 +13,21 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ::metrics::{counter, gauge, histogram};
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use skyriff_domain::{Position, RecordedEvent, ShardId};
-use sqlx::{
-    ConnectOptions, Connection, PgConnection,
-    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
-};
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     follower::{ApplyError, Follower},
     log::{self, LogError, ShardEvents},
+    source::{LogSource, Source},
 };
 
 /// Events of one shard in one batch.
-const BATCH_PER_SHARD: i64 = 1_000;
-/// A notification may be lost with its connection; after this time the log is read anyway.
+const BATCH_PER_SHARD: u16 = 1_000;
+/// A notification may be lost with its connection; after this time the source is read anyway.
 const READ_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 /// A step that takes longer is given up, with its connections; the transaction that it was in rolls back.
 const STEP_MAX: Duration = Duration::from_secs(60);
@@ -37,7 +35,7 @@ const STEP_MAX: Duration = Duration::from_secs(60);
 const BACK_OFF: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
-/// Events that the log has and the tables have not, by `follower` and `shard`.
+/// Events that the source has and the tables have not, by `follower` and `shard`.
 const LAG_EVENTS: &str = "skyriff_follower_lag_events";
 /// Seconds since the oldest event that is not applied yet was recorded; 0 when there is none.
 const LAG_SECONDS: &str = "skyriff_follower_lag_seconds";
@@ -74,7 +72,8 @@ pub struct Followers {
 }
 
 impl Followers {
-    /// Start a runner for every follower and every pair of a database of the log and one of tables that share shards.
+    /// Follow the log itself: a runner for every follower and every pair of a database of the log and one of tables that
+    /// share shards.
     pub fn start<F: Follower>(
         followers: &[F],
         program: &'static str,
@@ -94,16 +93,35 @@ impl Followers {
                 for follower in followers.iter().copied() {
                     let waker = Arc::new(Notify::new());
                     wakers.push(Arc::clone(&waker));
-                    let runner = Runner {
-                        follower,
-                        shards: shards.clone(),
-                        log: events.options.clone().application_name(program),
-                        tables: tables.options.clone().application_name(program),
-                    };
-                    tasks.push(tokio::spawn(runner.run(waker, stop.clone())));
+                    let source = LogSource::new(events.options.clone().application_name(program), waker);
+                    let tables = tables.options.clone().application_name(program);
+                    let runner = Runner { follower, shards: shards.clone(), tables };
+                    tasks.push(tokio::spawn(runner.run(source, stop.clone())));
                 }
             }
-            tasks.push(tokio::spawn(listen(events.options.clone(), wakers, stop.clone())));
+            tasks.push(tokio::spawn(log::listen(events.options.clone(), wakers, stop.clone())));
+        }
+        Self { tasks, stop }
+    }
+
+    /// Follow another source of the same events: a runner, with a source of its own, for every follower and every
+    /// database of tables. Checkpoints are the same as with the log, so it goes on where that one stopped, and the
+    /// other way round.
+    pub fn start_from<F: Follower, S: Source>(
+        followers: &[F],
+        program: &'static str,
+        places: &[TableDatabase],
+        source: impl Fn(F, &[ShardId]) -> S,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let mut tasks = Vec::new();
+        for tables in places {
+            for follower in followers.iter().copied() {
+                let source = source(follower, &tables.shards);
+                let options = tables.options.clone().application_name(program);
+                let runner = Runner { follower, shards: tables.shards.clone(), tables: options };
+                tasks.push(tokio::spawn(runner.run(source, stop.clone())));
+            }
         }
         Self { tasks, stop }
     }
@@ -129,32 +147,6 @@ impl Followers {
     }
 }
 
-/// Wake the runners whenever something was appended. Without it they still look once a second.
-async fn listen(options: PgConnectOptions, wakers: Vec<Arc<Notify>>, stop: CancellationToken) {
-    let notified = async {
-        loop {
-            let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
-            let listened: sqlx::Result<()> = async {
-                let mut listener = PgListener::connect_with(&pool).await?;
-                listener.listen("skyriff_events").await?;
-                loop {
-                    listener.recv().await?;
-                    wakers.iter().for_each(|waker| waker.notify_one());
-                }
-            }
-            .await;
-            if let Err(error) = listened {
-                tracing::debug!(%error, "not listening for appends; connecting again");
-            }
-            tokio::time::sleep(READ_AT_LEAST_EVERY).await;
-        }
-    };
-    tokio::select! {
-        () = notified => {}
-        () = stop.cancelled() => {}
-    }
-}
-
 /// A follower could not go on for now.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
@@ -171,14 +163,7 @@ enum RunError {
 struct Runner<F> {
     follower: F,
     shards: Vec<ShardId>,
-    log: PgConnectOptions,
     tables: PgConnectOptions,
-}
-
-/// What a runner works on.
-struct Connections {
-    log: PgConnection,
-    tables: PgConnection,
 }
 
 /// A shard that stands still.
@@ -188,13 +173,13 @@ struct Stopped {
 }
 
 impl<F: Follower> Runner<F> {
-    async fn run(self, waker: Arc<Notify>, stop: CancellationToken) {
-        let mut connections = None;
+    async fn run<S: Source>(self, mut source: S, stop: CancellationToken) {
+        let mut tables = None;
         let mut stopped = BTreeMap::new();
         let mut back_off = BACK_OFF;
         while !stop.is_cancelled() {
             let step = tokio::select! {
-                step = tokio::time::timeout(STEP_MAX, self.step(&mut connections, &mut stopped)) => step,
+                step = tokio::time::timeout(STEP_MAX, self.step(&mut source, &mut tables, &mut stopped)) => step,
                 () = stop.cancelled() => break,
             };
             let wait = match step.unwrap_or(Err(RunError::Late)) {
@@ -203,7 +188,8 @@ impl<F: Follower> Runner<F> {
                     if more { Duration::ZERO } else { READ_AT_LEAST_EVERY }
                 }
                 Err(error) => {
-                    connections = None;
+                    source.reset();
+                    tables = None;
                     back_off = (back_off * 2).min(BACK_OFF_MAX);
                     tracing::warn!(
                         follower = self.follower.name(),
@@ -215,55 +201,62 @@ impl<F: Follower> Runner<F> {
             };
             if !wait.is_zero() {
                 tokio::select! {
-                    () = waker.notified(), if connections.is_some() => {}
+                    () = source.more(), if tables.is_some() => {}
                     () = tokio::time::sleep(wait) => {}
                     () = stop.cancelled() => {}
                 }
             }
         }
+        source.close().await;
     }
 
     /// Apply one batch; whether there may be more to do at once.
-    async fn step(
+    async fn step<S: Source>(
         &self,
-        connections: &mut Option<Connections>,
+        source: &mut S,
+        tables: &mut Option<PgConnection>,
         stopped: &mut BTreeMap<ShardId, Stopped>,
     ) -> Result<bool, RunError> {
-        let open = match connections {
+        let tables = match tables {
             Some(open) => open,
-            None => connections.insert(self.connect().await?),
+            closed => closed.insert(self.connect().await?),
         };
         let now = Instant::now();
+        stopped.retain(|shard, _| {
+            let ours = source.has(*shard);
+            if !ours {
+                self.gauge(STOPPED, *shard).set(0.0);
+            }
+            ours
+        });
         let waits = |shard: &ShardId| stopped.get(shard).is_some_and(|stopped| stopped.again_at > now);
-        let mut checkpoints = self.checkpoints(&mut open.tables).await?;
+        let mut checkpoints = self.checkpoints(tables).await?;
         checkpoints.retain(|shard, _| !waits(shard));
-        let mut read = log::read_after(&mut open.log, &checkpoints, BATCH_PER_SHARD).await?;
-        let full = read.values().any(|shard| i64::try_from(shard.events.len()).is_ok_and(|n| n >= BATCH_PER_SHARD));
+        let mut read = source.read_after(&checkpoints, BATCH_PER_SHARD).await?;
+        let full = read.values().any(|shard| shard.events.len() >= usize::from(BATCH_PER_SHARD));
 
         let whole: Vec<_> = read.values_mut().flat_map(|shard| std::mem::take(&mut shard.events)).collect();
-        let mut failed = match self.apply(&mut open.tables, &checkpoints, &whole).await {
+        let mut failed = match self.apply(tables, &checkpoints, &whole).await {
             Ok(()) => BTreeMap::new(),
             Err(error) if is_about_the_connection(&error) => return Err(error),
             // One shard's event must not stop the others: each on its own, and the one up to the event.
-            Err(_) => self.apply_shard_by_shard(&mut open.tables, &checkpoints, &whole).await?,
+            Err(_) => self.apply_shard_by_shard(tables, &checkpoints, &whole).await?,
         };
+        let known: Vec<_> = read.keys().copied().collect();
         for (shard, ShardEvents { stopped_by, .. }) in read {
             if let Some(error) = stopped_by {
-                failed.insert(shard, RunError::Log(error));
+                failed.entry(shard).or_insert(RunError::Log(error));
             }
         }
         for (shard, error) in &failed {
-            self.stand_still(&mut open.tables, stopped, *shard, error).await?;
+            self.stand_still(tables, stopped, *shard, error).await?;
         }
-        let recovered: Vec<_> = stopped
-            .keys()
-            .filter(|shard| checkpoints.contains_key(shard) && !failed.contains_key(shard))
-            .copied()
-            .collect();
-        for shard in recovered {
-            self.go_on(&mut open.tables, stopped, shard).await?;
+        for shard in known {
+            if stopped.contains_key(&shard) && !failed.contains_key(&shard) {
+                self.go_on(tables, stopped, shard).await?;
+            }
         }
-        self.report(open).await?;
+        self.report(source, tables).await?;
         Ok(full)
     }
 
@@ -339,8 +332,7 @@ impl<F: Follower> Runner<F> {
         Ok(failed)
     }
 
-    async fn connect(&self) -> Result<Connections, RunError> {
-        let log = self.log.connect().await.map_err(LogError::Database)?;
+    async fn connect(&self) -> Result<PgConnection, RunError> {
         let mut tables = self.tables.connect().await?;
         sqlx::query(
             "INSERT INTO checkpoints (projection, version, shard) SELECT $1, $2, unnest($3::smallint[])
@@ -351,7 +343,7 @@ impl<F: Follower> Runner<F> {
         .bind(self.shards.iter().map(|shard| number(*shard)).collect::<Vec<_>>())
         .execute(&mut tables)
         .await?;
-        Ok(Connections { log, tables })
+        Ok(tables)
     }
 
     async fn checkpoints(&self, tables: &mut PgConnection) -> Result<BTreeMap<ShardId, Position>, sqlx::Error> {
@@ -414,33 +406,17 @@ impl<F: Follower> Runner<F> {
     }
 
     /// How far behind each shard is.
-    async fn report(&self, open: &mut Connections) -> Result<(), RunError> {
-        let numbers: Vec<_> = self.shards.iter().map(|shard| number(*shard)).collect();
-        let heads: Vec<(i16, i64)> = sqlx::query_as("SELECT shard, position FROM heads WHERE shard = ANY ($1)")
-            .bind(numbers)
-            .fetch_all(&mut open.log)
-            .await
-            .map_err(LogError::Database)?;
-        let checkpoints = self.checkpoints(&mut open.tables).await?;
-        // The oldest event that is not there yet tells how old what readers see may be.
-        let next_recorded_at: Vec<(i16, DateTime<Utc>)> = sqlx::query_as(
-            "SELECT e.shard, e.recorded_at FROM unnest($1::smallint[], $2::bigint[]) AS c (shard, position)
-             JOIN events e ON e.shard = c.shard AND e.position = c.position + 1",
-        )
-        .bind(checkpoints.keys().map(|shard| number(*shard)).collect::<Vec<_>>())
-        .bind(checkpoints.values().map(|position| position.0).collect::<Vec<_>>())
-        .fetch_all(&mut open.log)
-        .await
-        .map_err(LogError::Database)?;
-        let of = |(shard, at): (i16, DateTime<Utc>)| (ShardId(u16::try_from(shard).unwrap_or_default()), at);
-        let next_recorded_at: BTreeMap<_, _> = next_recorded_at.into_iter().map(of).collect();
-        for (shard, head) in heads {
-            let shard = ShardId(u16::try_from(shard).unwrap_or_default());
-            let behind = head - checkpoints.get(&shard).copied().unwrap_or_default().0;
-            self.gauge(LAG_EVENTS, shard).set(i32::try_from(behind).map_or(f64::from(i32::MAX), f64::from));
-            let next = next_recorded_at.get(&shard).filter(|_| behind > 0);
-            let age = next.map_or(0, |recorded_at| (Utc::now() - *recorded_at).num_seconds());
+    async fn report<S: Source>(&self, source: &mut S, tables: &mut PgConnection) -> Result<(), RunError> {
+        let checkpoints = self.checkpoints(tables).await?;
+        for (shard, behind) in source.behind(&checkpoints).await? {
+            self.gauge(LAG_EVENTS, shard).set(i32::try_from(behind.events).map_or(f64::from(i32::MAX), f64::from));
+            let oldest = behind.oldest_recorded_at.filter(|_| behind.events > 0);
+            let age = oldest.map_or(0, |recorded_at| (Utc::now() - recorded_at).num_seconds());
             self.gauge(LAG_SECONDS, shard).set(i32::try_from(age).map_or(f64::from(i32::MAX), f64::from));
+        }
+        for shard in self.shards.iter().filter(|shard| !source.has(**shard)) {
+            self.gauge(LAG_EVENTS, *shard).set(0.0);
+            self.gauge(LAG_SECONDS, *shard).set(0.0);
         }
         Ok(())
     }
@@ -452,7 +428,7 @@ impl<F: Follower> Runner<F> {
 
 /// Such failures say nothing about the events; everything waits and tries again.
 fn is_about_the_connection(error: &RunError) -> bool {
-    if matches!(error, RunError::Late) {
+    if matches!(error, RunError::Late | RunError::Log(LogError::Ended(_))) {
         return true;
     }
     let (RunError::Tables(error)

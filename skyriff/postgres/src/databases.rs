@@ -16,6 +16,8 @@ pub const PROJECT: &str = "skyriff_project";
 pub const PROCESS: &str = "skyriff_process";
 /// The role that reads.
 pub const QUERY: &str = "skyriff_query";
+/// The role that sends the log on.
+pub const RELAY: &str = "skyriff_relay";
 
 static EVENT_STORE: Migrator = sqlx::migrate!("../../migrations/event-store");
 static READ_MODELS: Migrator = sqlx::migrate!("../../migrations/read-models");

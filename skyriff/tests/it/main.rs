@@ -6,6 +6,7 @@
 
 mod crashes;
 mod dev;
+mod kafka;
 mod nodes;
 mod play;
 mod support;

@@ -5,6 +5,7 @@ mod api;
 mod books;
 mod folder;
 mod process;
+mod topic;
 
 use std::time::{Duration, Instant};
 

@@ -39,12 +39,25 @@ impl Folder {
 
     /// `skyriff dev`, not waited for.
     pub fn spawn_dev(&self, listen: &str) -> Process {
-        Process::spawn(skyriff(&["dev", "--folder", &self.as_str(), "--listen", listen]))
+        self.spawn_dev_with(listen, &[])
+    }
+
+    fn spawn_dev_with(&self, listen: &str, arguments: &[&str]) -> Process {
+        let folder = self.as_str();
+        Process::spawn(skyriff(&[&["dev", "--folder", &folder, "--listen", listen], arguments].concat()))
     }
 
     /// `skyriff dev`, when it says that it runs.
     pub async fn dev_at(&self, listen: &str) -> Dev {
-        let mut process = self.spawn_dev(listen);
+        self.dev_of(self.spawn_dev(listen)).await
+    }
+
+    /// The same, with more arguments.
+    pub async fn dev_with(&self, arguments: &[&str]) -> Dev {
+        self.dev_of(self.spawn_dev_with("127.0.0.1:0", arguments)).await
+    }
+
+    async fn dev_of(&self, mut process: Process) -> Dev {
         let welcome = process.says("its welcome", |said| said.contains("/ledger-entries").then(|| said.to_owned()));
         let welcome = welcome.await;
         let after = |start: &str, end: char| {

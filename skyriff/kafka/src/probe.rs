@@ -1,0 +1,114 @@
+//! Looking into a partition: where it ends, and which position is at which offset. Blocks; every look is bounded.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+};
+use skyriff_domain::{Position, ShardId};
+
+use crate::{context::Logged, message, settings::Settings};
+
+/// How long one look may take.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+/// Nobody is ever in this group: a consumer that is told where to read still has to name one.
+const GROUP: &str = "skyriff.probe";
+
+/// What is in a partition, by offset: from the first to before the second.
+pub(crate) type Extent = (i64, i64);
+
+pub(crate) struct Probe {
+    consumer: BaseConsumer<Logged>,
+    topic: String,
+}
+
+impl Probe {
+    pub(crate) fn new(settings: &Settings) -> KafkaResult<Self> {
+        let mut config = settings.consumer(GROUP);
+        // One message is all that a look takes.
+        config.set("fetch.wait.max.ms", "10").set("queued.min.messages", "1").set("fetch.message.max.bytes", "65536");
+        Ok(Self { consumer: config.create_with_context(Logged)?, topic: settings.topic.clone() })
+    }
+
+    /// How many partitions the topic has; none when there is no such topic.
+    pub(crate) fn partition_count(&self) -> KafkaResult<Option<usize>> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), LOOK_MAX)?;
+        let found = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        Ok(found.map(|topic| topic.partitions().len()).filter(|count| *count > 0))
+    }
+
+    pub(crate) fn extent(&self, shard: ShardId) -> KafkaResult<Extent> {
+        self.consumer.fetch_watermarks(&self.topic, i32::from(shard.0), LOOK_MAX)
+    }
+
+    /// The position of the first message at an offset or after; none when there is none.
+    pub(crate) fn position_at(&self, shard: ShardId, offset: i64) -> KafkaResult<Option<Position>> {
+        let mut place = TopicPartitionList::new();
+        place.add_partition_offset(&self.topic, i32::from(shard.0), Offset::Offset(offset))?;
+        self.consumer.assign(&place)?;
+        let end = Instant::now() + LOOK_MAX;
+        let found = loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.consumer.poll(left) {
+                // What is not one of our messages is for whoever follows to stop at.
+                Some(Ok(message)) => break Ok(message::position(&message).ok().map(|at| at.position)),
+                Some(Err(KafkaError::PartitionEOF(_))) => break Ok(None),
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown))) | None
+                    if left.is_zero() =>
+                {
+                    break Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
+                }
+                Some(Err(error)) if error.rdkafka_error_code().is_none_or(is_lasting) => break Err(error),
+                Some(Err(_)) | None => {}
+            }
+        };
+        self.consumer.unassign()?;
+        found
+    }
+
+    /// The position of the last message that the partition has; none when it has none.
+    pub(crate) fn last(&self, shard: ShardId, (first, end): Extent) -> KafkaResult<Option<Position>> {
+        if first == end { Ok(None) } else { self.position_at(shard, end - 1) }
+    }
+
+    /// Where to start reading what comes after a position: at `hint` if that is right, or else found by halving.
+    ///
+    /// Right whenever positions only grow. Where messages were sent again they fall back, by no more than was in flight, so
+    /// start that much earlier.
+    pub(crate) fn offset_after(&self, shard: ShardId, after: Position, hint: Option<i64>) -> KafkaResult<i64> {
+        let (first, end) = self.extent(shard)?;
+        if self.last(shard, (first, end))?.is_some_and(|last| last <= after) {
+            return Ok(end);
+        }
+        if let Some(hint) = hint.filter(|hint| (first + 1..end).contains(hint))
+            && self.position_at(shard, hint - 1)? == Some(after)
+        {
+            return Ok(hint);
+        }
+        // Everything before `low` is not later than `after`; what is at `high` is.
+        let (mut low, mut high) = (first, end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.position_at(shard, middle)? {
+                Some(position) if position <= after => low = middle + 1,
+                Some(_) | None => high = middle,
+            }
+        }
+        Ok(low)
+    }
+}
+
+/// Others pass: a broker is away, a leader moves.
+fn is_lasting(code: RDKafkaErrorCode) -> bool {
+    [
+        RDKafkaErrorCode::UnknownTopic,
+        RDKafkaErrorCode::UnknownPartition,
+        RDKafkaErrorCode::UnknownTopicOrPartition,
+        RDKafkaErrorCode::TopicAuthorizationFailed,
+        RDKafkaErrorCode::GroupAuthorizationFailed,
+        RDKafkaErrorCode::Fatal,
+    ]
+    .contains(&code)
+}

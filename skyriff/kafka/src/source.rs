@@ -1,0 +1,513 @@
+//! Following the topic instead of the log: the same followers, the same checkpoints.
+//!
+//! ```text
+//! a thread polls the consumer ──▶ a bounded buffer for each shard ──▶ the runner reads after its checkpoints
+//! ```
+//!
+//! The consumer group spreads the partitions, which are the shards, over the processes. Where to start in a partition is
+//! found by position, with the committed offset as a hint, so it does not matter what became of the offsets. An event
+//! stays in the buffer until the checkpoint has passed it; a full buffer pauses its partition. What the checkpoint has
+//! passed is dropped, whether it comes for the first time or again; what comes too early is a gap, and stops the shard.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use metrics::gauge;
+use rdkafka::{
+    ClientContext, Message, Offset, Statistics, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
+    error::{KafkaError, KafkaResult},
+    message::BorrowedMessage,
+};
+use skyriff_domain::{LogPosition, Position, RecordedEvent, ShardId};
+use skyriff_follow::{Behind, LogError, ShardEvents, Source};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{context, message, probe::Probe, relay::IN_FLIGHT_MAX, settings::Settings};
+
+/// Events of one shard that wait to be applied.
+const BUFFER_MAX: usize = 2_000;
+/// A paused shard is fetched again when no more wait than this.
+const BUFFER_LOW: usize = BUFFER_MAX / 2;
+/// Where two relays have sent at once, positions fall back by what each of them may have had on its way; reading from so
+/// many messages earlier sees everything that came before in its order.
+const START_EARLIER: i64 = 2 * IN_FLIGHT_MAX;
+/// How long a poll waits, and with it how long everything else that the thread does.
+const POLL_MAX: Duration = Duration::from_millis(100);
+/// How often the thread looks for shards to go on with.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often offsets are committed, and the cluster's own figures are taken.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+const FIGURES_EVERY_MS: &str = "1000";
+/// A member that says nothing for so long, in milliseconds, loses its shards to the others.
+const SESSION_MAX_MS: &str = "10000";
+/// What a consumer fetches ahead of the buffers, in KiB.
+const FETCHED_MAX_KIB: &str = "16384";
+/// The wait before a consumer that failed is made anew.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// Shards that a group has given to this process, by `group`.
+const SHARDS: &str = "skyriff_kafka_shards";
+
+/// The log, as the topic carries it.
+#[derive(Debug)]
+pub struct KafkaSource {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+impl KafkaSource {
+    /// Join `group` and follow what it gives of these shards.
+    pub fn start(settings: &Settings, group: String, shards: &[ShardId]) -> Self {
+        let shared = Arc::new(Shared {
+            settings: settings.clone(),
+            group,
+            shards: shards.to_vec(),
+            state: Mutex::default(),
+            more: Notify::new(),
+            stop: CancellationToken::new(),
+        });
+        let thread = thread(&shared);
+        Self { shared, thread }
+    }
+}
+
+fn thread(shared: &Arc<Shared>) -> JoinHandle<()> {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || follow(&shared))
+}
+
+impl Drop for KafkaSource {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+impl Source for KafkaSource {
+    async fn read_after(
+        &mut self,
+        after: &BTreeMap<ShardId, Position>,
+        limit: u16,
+    ) -> Result<BTreeMap<ShardId, ShardEvents>, LogError> {
+        if self.thread.is_finished() {
+            return Err(LogError::Ended("the consumer has ended by itself"));
+        }
+        let mut state = self.shared.state();
+        state.checkpoints.extend(after);
+        let mut read = BTreeMap::new();
+        for (shard, after) in after {
+            if let Some(feed) = state.feeds.get_mut(shard) {
+                feed.drop_until(*after);
+                if !feed.buffer.is_empty() {
+                    read.insert(*shard, feed.read(*shard, *after, usize::from(limit)));
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    async fn behind(&mut self, after: &BTreeMap<ShardId, Position>) -> Result<BTreeMap<ShardId, Behind>, LogError> {
+        let state = self.shared.state();
+        let of = |(shard, after): (&ShardId, &Position)| Some((*shard, state.feeds.get(shard)?.behind(*after)));
+        Ok(after.iter().filter_map(of).collect())
+    }
+
+    async fn more(&mut self) {
+        self.shared.more.notified().await;
+    }
+
+    fn has(&self, shard: ShardId) -> bool {
+        self.shared.state().feeds.contains_key(&shard)
+    }
+
+    /// What is in the buffers is still right; only a thread that is gone has to be started again.
+    fn reset(&mut self) {
+        if self.thread.is_finished() {
+            self.shared.state().feeds.clear();
+            self.thread = thread(&self.shared);
+        }
+    }
+
+    async fn close(mut self) {
+        self.shared.stop.cancel();
+        if let Err(error) = (&mut self.thread).await {
+            tracing::error!(%error, "a consumer ended badly");
+        }
+    }
+}
+
+/// What the thread and the runner share.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    group: String,
+    /// What the tables hold; the group may give others as well, which are then left alone.
+    shards: Vec<ShardId>,
+    state: Mutex<State>,
+    more: Notify,
+    stop: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// As last read beside the tables.
+    checkpoints: BTreeMap<ShardId, Position>,
+    /// The shards that the group has given us.
+    feeds: BTreeMap<ShardId, Feed>,
+}
+
+/// One shard's messages.
+#[derive(Debug, Default)]
+struct Feed {
+    buffer: VecDeque<Arrived>,
+    /// The highest position that was dropped: what comes after it is in the buffer or still to come.
+    floor: Position,
+    /// After the last message that came.
+    next_offset: i64,
+    /// After the last message that was dropped, when it was not committed yet.
+    done_offset: Option<i64>,
+    /// Where the partition ends, as far as known.
+    end_offset: i64,
+    paused: bool,
+}
+
+#[derive(Debug)]
+struct Arrived {
+    offset: i64,
+    event: Result<RecordedEvent, Rejected>,
+}
+
+/// A message that is no event of ours, or not one that this program knows.
+#[derive(Debug)]
+struct Rejected {
+    /// When the message says so.
+    position: Option<Position>,
+    why: String,
+}
+
+impl Arrived {
+    fn position(&self) -> Option<Position> {
+        match &self.event {
+            Ok(event) => Some(event.at.position),
+            Err(rejected) => rejected.position,
+        }
+    }
+}
+
+impl Feed {
+    fn drop_until(&mut self, after: Position) {
+        while let Some(first) = self.buffer.front() {
+            // Somebody has been past a message that says nothing of itself when there is a later one that is done.
+            let is_done = |arrived: &Arrived| arrived.position().is_some_and(|position| position <= after);
+            let done = is_done(first) || (first.position().is_none() && self.buffer.iter().any(is_done));
+            if !done {
+                break;
+            }
+            self.done_offset = Some(first.offset + 1);
+            self.buffer.pop_front();
+        }
+        self.floor = self.floor.max(after);
+    }
+
+    /// What comes after a position, in order; and what is in its way.
+    fn read(&self, shard: ShardId, after: Position, limit: usize) -> ShardEvents {
+        let mut read = ShardEvents::default();
+        let mut last = after;
+        for arrived in &self.buffer {
+            if read.events.len() >= limit {
+                break;
+            }
+            match (arrived.position(), &arrived.event) {
+                // It came again.
+                (Some(position), _) if position <= last => {}
+                (Some(position), _) if position != last.next() => {
+                    let found = LogPosition { shard, position };
+                    read.stopped_by = Some(LogError::Gap { found, after: last });
+                    break;
+                }
+                (Some(position), Ok(event)) => {
+                    read.events.push(event.clone());
+                    last = position;
+                }
+                (_, Err(rejected)) => {
+                    read.stopped_by = Some(LogError::Malformed { shard, why: rejected.why.clone() });
+                    break;
+                }
+                // An event says where it is.
+                (None, Ok(_)) => {}
+            }
+        }
+        read
+    }
+
+    fn behind(&self, after: Position) -> Behind {
+        let ahead: Vec<_> = self.buffer.iter().filter_map(|arrived| arrived.event.as_ref().ok()).collect();
+        let oldest = ahead.iter().find(|event| event.at.position > after);
+        let newest = ahead.iter().map(|event| event.at.position).max().unwrap_or(after);
+        let to_come = (self.end_offset - self.next_offset).max(0);
+        Behind {
+            events: (newest.0 - after.0).max(0) + to_come,
+            oldest_recorded_at: oldest.map(|event| event.recorded_at),
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Take a message in; whether its shard has enough for now.
+    fn arrived(&self, message: &BorrowedMessage<'_>) -> bool {
+        let shard = shard_of_partition(message.partition());
+        let event = message::decode(message).map_err(|error| Rejected {
+            position: message::position(message).ok().map(|at| at.position),
+            why: chain(&error),
+        });
+        let arrived = Arrived { offset: message.offset(), event };
+        let mut state = self.state();
+        let done = state.checkpoints.get(&shard).copied().unwrap_or_default();
+        let Some(feed) = state.feeds.get_mut(&shard) else { return false };
+        feed.next_offset = message.offset() + 1;
+        if feed.buffer.is_empty() && arrived.position().is_some_and(|position| position <= done.min(feed.floor)) {
+            feed.done_offset = Some(feed.next_offset);
+            return false;
+        }
+        feed.buffer.push_back(arrived);
+        feed.paused = feed.buffer.len() >= BUFFER_MAX;
+        feed.paused
+    }
+
+    /// Where to start in the partitions that the group gives us. Blocks; from the beginning when it cannot be found out,
+    /// which is always right.
+    fn starts(
+        &self,
+        given: &TopicPartitionList,
+        committed: &TopicPartitionList,
+    ) -> BTreeMap<ShardId, (Offset, Position)> {
+        let probe = Probe::new(&self.settings);
+        let checkpoints = self.state().checkpoints.clone();
+        let mut starts = BTreeMap::new();
+        for partition in given.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition) {
+            let shard = shard_of_partition(partition);
+            let checkpoint = checkpoints.get(&shard).copied().unwrap_or_default();
+            let hint = committed.find_partition(&self.settings.topic, partition);
+            let hint = hint.and_then(|found| found.offset().to_raw()).filter(|offset| *offset >= 0);
+            let found = probe.as_ref().map_err(Clone::clone).and_then(|probe| {
+                if checkpoint == Position::default() { Ok(0) } else { probe.offset_after(shard, checkpoint, hint) }
+            });
+            let start = match found {
+                Ok(offset) if offset > START_EARLIER => Offset::Offset(offset - START_EARLIER),
+                Ok(_) => Offset::Beginning,
+                Err(error) => {
+                    tracing::warn!(%shard, %error, "cannot find where to go on in the topic; reading from its beginning");
+                    Offset::Beginning
+                }
+            };
+            starts.insert(shard, (start, checkpoint));
+        }
+        starts
+    }
+}
+
+/// The thread: consumers, one after the other.
+fn follow(shared: &Arc<Shared>) {
+    // Where to start is known from the first look at the tables on.
+    while shared.state().checkpoints.is_empty() && !shared.stop.is_cancelled() {
+        std::thread::sleep(LOOK_EVERY);
+    }
+    while !shared.stop.is_cancelled() {
+        match consume(shared) {
+            Ok(()) => break,
+            Err(error) => tracing::warn!(group = shared.group, %error, "a consumer failed; making another"),
+        }
+        shared.state().feeds.clear();
+        std::thread::sleep(BACK_OFF);
+    }
+}
+
+fn consume(shared: &Arc<Shared>) -> KafkaResult<()> {
+    let mut config = shared.settings.consumer(&shared.group);
+    config
+        .set("partition.assignment.strategy", "roundrobin")
+        .set("session.timeout.ms", SESSION_MAX_MS)
+        .set("heartbeat.interval.ms", "1000")
+        .set("statistics.interval.ms", FIGURES_EVERY_MS)
+        .set("fetch.wait.max.ms", "100")
+        .set("queued.max.messages.kbytes", FETCHED_MAX_KIB);
+    let consumer: BaseConsumer<Member> = config.create_with_context(Member(Arc::clone(shared)))?;
+    consumer.subscribe(&[&shared.settings.topic])?;
+    let mut looked_at = Instant::now();
+    let mut committed_at = Instant::now();
+    while !shared.stop.is_cancelled() {
+        match consumer.poll(POLL_MAX) {
+            Some(Ok(message)) => {
+                if shared.arrived(&message) {
+                    consumer.pause(&list(shared, [shard_of_partition(message.partition())])?)?;
+                }
+                shared.more.notify_one();
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) | None => {}
+            Some(Err(error)) => {
+                if let Some((code, why)) = consumer.client().fatal_error() {
+                    tracing::error!(%code, why, "a consumer cannot go on");
+                    return Err(error);
+                }
+                context::warn(&error, "consuming");
+            }
+        }
+        if looked_at.elapsed() >= LOOK_EVERY {
+            looked_at = Instant::now();
+            go_on(shared, &consumer)?;
+        }
+        if committed_at.elapsed() >= COMMIT_EVERY {
+            committed_at = Instant::now();
+            commit(shared, &consumer, CommitMode::Async);
+        }
+    }
+    commit(shared, &consumer, CommitMode::Sync);
+    Ok(())
+}
+
+/// Fetch shards again whose buffers have room, and go back in those whose checkpoint has gone back.
+fn go_on(shared: &Shared, consumer: &BaseConsumer<Member>) -> KafkaResult<()> {
+    let mut roomy = Vec::new();
+    let mut gone_back = false;
+    {
+        let mut state = shared.state();
+        let State { checkpoints, feeds } = &mut *state;
+        for (shard, feed) in feeds {
+            if feed.paused && feed.buffer.len() <= BUFFER_LOW {
+                feed.paused = false;
+                roomy.push(*shard);
+            }
+            gone_back |= checkpoints.get(shard).is_some_and(|checkpoint| *checkpoint < feed.floor);
+        }
+    }
+    if !roomy.is_empty() {
+        consumer.resume(&list(shared, roomy)?)?;
+    }
+    if gone_back {
+        // Rare: somebody builds the tables anew. A new member starts where they are.
+        return Err(KafkaError::Seek("the tables have gone back".to_owned()));
+    }
+    Ok(())
+}
+
+/// A hint for whoever starts here next.
+fn commit(shared: &Shared, consumer: &BaseConsumer<Member>, mode: CommitMode) {
+    let mut offsets = TopicPartitionList::new();
+    for (shard, feed) in &mut shared.state().feeds {
+        if let Some(offset) = feed.done_offset.take() {
+            offsets.add_partition_offset(&shared.settings.topic, i32::from(shard.0), Offset::Offset(offset)).ok();
+        }
+    }
+    if offsets.count() > 0
+        && let Err(error) = consumer.commit(&offsets, mode)
+    {
+        tracing::debug!(%error, "offsets are not committed");
+    }
+}
+
+/// What a member of the group does when it is given partitions, and when they are taken.
+struct Member(Arc<Shared>);
+
+impl Member {
+    fn count(&self, state: &State) {
+        let shards = u32::try_from(state.feeds.len()).map_or(f64::INFINITY, f64::from);
+        gauge!(SHARDS, "group" => self.0.group.clone()).set(shards);
+    }
+}
+
+impl ClientContext for Member {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        context::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        context::warn(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&self.0.settings.topic) else { return };
+        let mut state = self.0.state();
+        for (partition, figures) in &topic.partitions {
+            if let Some(feed) = state.feeds.get_mut(&shard_of_partition(*partition)) {
+                feed.end_offset = figures.hi_offset;
+            }
+        }
+    }
+}
+
+impl ConsumerContext for Member {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let shared = &self.0;
+        match rebalance {
+            Rebalance::Assign(given) => {
+                let committed = consumer.committed_offsets((*given).clone(), POLL_MAX * 20).unwrap_or_default();
+                let starts = shared.starts(given, &committed);
+                for mut partition in given.elements() {
+                    if let Some((offset, _)) = starts.get(&shard_of_partition(partition.partition())) {
+                        partition.set_offset(*offset).ok();
+                    }
+                }
+                let mut state = shared.state();
+                for (shard, (_, floor)) in starts {
+                    if shared.shards.contains(&shard) {
+                        state.feeds.insert(shard, Feed { floor, ..Feed::default() });
+                    }
+                }
+                self.count(&state);
+                let shards = state.feeds.keys().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+                tracing::info!(group = shared.group, shards, "the group gives us shards");
+            }
+            Rebalance::Revoke(_) => {
+                commit(shared, consumer, CommitMode::Async);
+                let mut state = shared.state();
+                state.feeds.clear();
+                self.count(&state);
+                tracing::info!(group = shared.group, "the group spreads the shards anew");
+            }
+            Rebalance::Error(error) => {
+                tracing::warn!(group = shared.group, %error, "the group cannot spread the shards")
+            }
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(given) = rebalance {
+            let given = given.elements();
+            let others = given.iter().map(|partition| shard_of_partition(partition.partition()));
+            let others = others.filter(|shard| !self.0.shards.contains(shard));
+            // They belong to tables elsewhere, which another group follows.
+            if let Err(error) = list(&self.0, others).and_then(|others| consumer.pause(&others)) {
+                tracing::warn!(%error, "partitions that are not needed are fetched all the same");
+            }
+        }
+    }
+}
+
+fn list(shared: &Shared, shards: impl IntoIterator<Item = ShardId>) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for shard in shards {
+        list.add_partition(&shared.settings.topic, i32::from(shard.0));
+    }
+    Ok(list)
+}
+
+fn shard_of_partition(partition: i32) -> ShardId {
+    ShardId(u16::try_from(partition).unwrap_or(u16::MAX))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests;
