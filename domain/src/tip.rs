@@ -105,6 +105,20 @@ pub enum Refusal {
         /// The policy's limit.
         max: Points,
     },
+    /// The sender has not that many points of the kinds that may be given.
+    #[error("{asked} points asked for, {available} can be given: promo points cannot")]
+    InsufficientPoints {
+        /// How many were asked for.
+        asked: Points,
+        /// How many paid and income points there are.
+        available: Points,
+    },
+    /// The receiver lives in the same shard, and the account there says no.
+    #[error("the receiver cannot have this tip: {}", reason.as_str())]
+    Declined {
+        /// Why.
+        reason: Note,
+    },
     /// The id is another tip's.
     #[error("this tip was offered before, with other contents")]
     Mismatch,

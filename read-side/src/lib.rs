@@ -1,14 +1,14 @@
 //! Queries out: read models served from replicas, as fresh as the client asks for.
 //!
-//! A query is a file per screen, its response and its SQL together ([`balance`], [`ledger_entries`], [`likes`],
-//! [`liked_works`], [`work_likes`], [`hot_works`], [`work`], [`works`]); [`replicas`] decides which database answers, and [`cached`] keeps
-//! what is too much work for each request.
+//! A query is a file per screen, its response and its SQL together; [`replicas`] decides which database answers, [`page`]
+//! cuts lists, and [`cached`] keeps what is too much work for each request.
 
 pub mod balance;
 pub mod hot_works;
 pub mod ledger_entries;
 pub mod liked_works;
 pub mod likes;
+pub mod tips;
 pub mod work;
 pub mod work_likes;
 pub mod works;
@@ -29,6 +29,8 @@ pub fn routes(replicas: Replicas) -> OpenApiRouter {
         .routes(routes!(ledger_entries::ledger_entries))
         .routes(routes!(likes::likes))
         .routes(routes!(liked_works::liked_works))
+        .routes(routes!(tips::tip))
+        .routes(routes!(tips::tips))
         .routes(routes!(work_likes::work_likes))
         .routes(routes!(work::work))
         .routes(routes!(works::newest))

@@ -218,7 +218,7 @@ impl Running {
             false => None,
         };
         let processes = commands.as_ref().filter(|_| roles.contains(&Role::Process)).map(|side| {
-            let services = Services { commands: side.commands.clone(), shards: databases.shard_count };
+            let services = Services::new(side.commands.clone(), databases.shard_count);
             ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default())
         });
         let queries = roles.contains(&Role::Query).then(|| {

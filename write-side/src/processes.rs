@@ -13,18 +13,20 @@
 //! * A task goes only when its reaction is durable. One that fails is tried again with back-off, without end, and says
 //!   why in its row and in a metric: giving up would lose somebody's points.
 
+mod absent;
 mod follow;
 pub mod tips;
 mod worker;
 
 use std::time::Duration;
 
-use skyriff_domain::{Command, CommandId, Intent, Metadata, RecordedEvent, ShardCount, ShardId, UserId};
+use skyriff_domain::{Command, CommandId, Intent, Metadata, RecordedEvent, ShardCount, ShardId, UserId, shard_of};
 use skyriff_follow::{Followers, LogDatabase, TableDatabase};
 use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::absent::AbsentShards;
 use crate::{Commands, Failure, Fingerprint, Receipt, Submission};
 
 /// The processes there are.
@@ -66,6 +68,7 @@ pub struct Services {
     pub commands: Commands,
     /// Which shard decides for a user.
     pub shards: ShardCount,
+    absent: AbsentShards,
 }
 
 /// What came of reacting to an event.
@@ -89,6 +92,11 @@ impl Reaction {
 }
 
 impl Services {
+    /// For reactions that send commands.
+    pub fn new(commands: Commands, shards: ShardCount) -> Self {
+        Self { commands, shards, absent: AbsentShards::default() }
+    }
+
     /// Send a command because of an event, the same command whenever it is sent again.
     async fn command(
         &self,
@@ -111,7 +119,10 @@ impl Services {
             traceparent: None,
         };
         let command = Command { user, at: cause.occurred_at, intent };
-        self.commands.execute(Submission { id, fingerprint, command, metadata }).await
+        let pass = self.absent.enter(shard_of(user, self.shards)).ok_or(Failure::Unavailable)?;
+        let result = self.commands.execute(Submission { id, fingerprint, command, metadata }).await;
+        pass.came_back_with(&result);
+        result
     }
 }
 

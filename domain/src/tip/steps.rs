@@ -6,7 +6,7 @@ use super::{Command, Terms, receipt};
 use crate::{
     Event, HoldId, Note, Points, Policy, Refusal, StreamId, Streams, TipId, UserId, WorkId,
     command::Decision,
-    points_account::{Action, Source},
+    points_account::{self, Action, Source},
 };
 
 /// One step of a tip. Its serialized form tells whether a retry asks for the same.
@@ -55,7 +55,10 @@ impl Step {
                 vec![StreamId::Tip(*tip), account]
             }
             Self::Offer { tip, to, beside: true, .. } => {
-                vec![StreamId::Tip(*tip), account, StreamId::TipReceipt(*tip), StreamId::PointsAccount(*to)]
+                let mut streams = vec![StreamId::Tip(*tip), account, StreamId::TipReceipt(*tip)];
+                // A tip to oneself is refused, and until then the account is one stream and not two.
+                streams.extend((*to != user).then_some(StreamId::PointsAccount(*to)));
+                streams
             }
             Self::Receive { tip, .. } => vec![StreamId::TipReceipt(*tip), account],
         }
@@ -80,9 +83,10 @@ impl Step {
                     from: Source::NotPromo,
                     purpose: purpose(),
                 };
-                decision.on_account(user, reserve)?;
+                decision.on_account(user, reserve).map_err(short_of_points)?;
                 if *beside {
-                    receive(decision, *tip, &terms)?;
+                    // Nothing has been recorded yet, so a no is a refusal, and not a tip that is returned.
+                    receive(decision, *tip, &terms).map_err(declined)?;
                     on_tip(decision, *tip, &Command::Settle, policy)?;
                     decision.on_account(user, Action::PayTip { tip: *tip, to: *to })?;
                 }
@@ -94,10 +98,7 @@ impl Step {
                 }
                 // Only what the account itself has against it is an answer for ever; the account is as it was then.
                 match receive(decision, *tip, terms) {
-                    Err(Refusal::Points(refusal)) => {
-                        let reason = Note::try_from(refusal.to_string()).unwrap_or_else(|_| unsaid());
-                        on_receipt(decision, *tip, terms, Some(reason))
-                    }
+                    Err(Refusal::Points(refusal)) => on_receipt(decision, *tip, terms, Some(reason(&refusal))),
                     other => other,
                 }
             }
@@ -118,6 +119,24 @@ impl Step {
             }
         }
     }
+}
+
+/// The account says how many points it has of those that may be given: that promo points are none of them has to be said.
+fn short_of_points(refusal: Refusal) -> Refusal {
+    let Refusal::Points(points_account::Refusal::InsufficientPoints { asked, available }) = refusal else {
+        return refusal;
+    };
+    super::Refusal::InsufficientPoints { asked, available }.into()
+}
+
+/// The receiver's account, not the sender's, has something against it.
+fn declined(refusal: Refusal) -> Refusal {
+    let Refusal::Points(refusal) = refusal else { return refusal };
+    super::Refusal::Declined { reason: reason(&refusal) }.into()
+}
+
+fn reason(refusal: &points_account::Refusal) -> Note {
+    Note::try_from(refusal.to_string()).unwrap_or_else(|_| unsaid())
 }
 
 /// Whether anything was recorded.

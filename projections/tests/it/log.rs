@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, TimeZone, Utc};
 use skyriff_domain::{
-    Bucket, Command, Event, Intent, LogPosition, Points, Policy, Position, ShardCount, ShardId, State, StreamId,
-    Streams, UserId,
+    Bucket, Command, Event, Intent, LogPosition, Points, PointsPolicy, Policy, Position, ShardCount, ShardId, State,
+    StreamId, Streams, UserId,
+    points::POINTS_MAX,
     points_account::{Action, PointsAccount},
     shard_of,
 };
@@ -69,7 +70,7 @@ impl Log {
         for stream in command.streams() {
             self.streams.0.entry(stream).or_insert_with(|| (0, stream.empty()));
         }
-        let events = command.decide(&self.streams, &Policy::default()).unwrap();
+        let events = command.decide(&self.streams, &policy()).unwrap();
         let shard = shard_of(user, ShardCount::default());
         let head = self.heads.entry(shard).or_default();
         let mut sequences = Vec::new();
@@ -108,6 +109,12 @@ impl Log {
         *head += count;
         LogPosition { shard, position: Position(*head) }
     }
+}
+
+/// An account can be filled with one command.
+fn policy() -> Policy {
+    let points = PointsPolicy { amount_max: points(POINTS_MAX), ..PointsPolicy::default() };
+    Policy { points, ..Policy::default() }
 }
 
 pub(crate) fn noon() -> DateTime<Utc> {

@@ -11,4 +11,5 @@ mod months;
 mod placement;
 mod rows;
 mod standstill;
+mod tips;
 mod works;

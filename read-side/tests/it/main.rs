@@ -10,3 +10,4 @@ mod freshness;
 mod hot_works;
 mod ledger_entries;
 mod likes;
+mod tips;

@@ -22,16 +22,10 @@ pub fn of(figures: &[Figure]) -> Vec<(String, f64)> {
             ratios.add(format!("with{to} standby to with{way} standby, {n} connections"), of(to), of(way));
         }
     }
-    for (name, of, n) in [
-        ("projecting a like", likes::projected as fn(&str) -> String, 1),
-        ("PUT like", likes::over_http, likes::CONNECTIONS),
-    ] {
-        ratios.add(
-            format!("{name}: of a work with many likes to one with none"),
-            (of("many"), 0, n),
-            (of("none"), 0, n),
-        );
-    }
+    let [of_many, of_none] = ["many", "none"].map(|likes| (likes::projected(likes), 0, 1));
+    ratios.add("projecting a like of a work with many to one with none", of_many, of_none);
+    let [of_many, of_none] = ["many", "none"].map(|likes| (likes::over_http(likes), 0, likes::CONNECTIONS));
+    ratios.add("PUT like of a work with many to one with none", of_many, of_none);
     ratios.history();
     ratios.found
 }

@@ -87,9 +87,23 @@ impl Sender {
         said_at: Option<DateTime<Utc>>,
         intent: Intent,
     ) -> Result<Accepted, Problem> {
+        self.execute(commands, Asked { right, user, said_at, intent }).await.map(Accepted)
+    }
+
+    /// The same, for an answer of another form.
+    pub(super) async fn execute(self, commands: &Commands, asked: Asked) -> Result<Receipt, Problem> {
         let Self { caller, key, context } = self;
-        let submission = submission(&caller, &context, &key, Asked { right, user, said_at, intent })?;
-        commands.execute(submission).await.map(Accepted).map_err(problem)
+        let submission = submission(&caller, &context, &key, asked)?;
+        commands.execute(submission).await.map_err(problem)
+    }
+
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The id of the command under this key.
+    pub(super) fn command_id(&self) -> CommandId {
+        CommandId::derive(&self.caller.actor(), &self.key)
     }
 }
 
@@ -229,20 +243,23 @@ impl<'a> AcceptedBody<'a> {
 impl IntoResponse for Accepted {
     fn into_response(self) -> Response {
         let Self(receipt) = self;
-        let body = match AcceptedBody::of(&receipt) {
-            Ok(body) => body,
-            Err(error) => return Problem::fault(&error).into_response(),
-        };
-        let header = HeaderValue::try_from(&body.position);
-        let mut response = (body.status(), axum::Json(body)).into_response();
-        if let Ok(header) = header {
-            response.headers_mut().insert(POSITION, header);
+        match AcceptedBody::of(&receipt) {
+            Ok(body) => accepted(&receipt, body.status(), &body),
+            Err(error) => Problem::fault(&error).into_response(),
         }
-        if receipt.replayed {
-            response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-        }
-        response
     }
+}
+
+/// The answer to an accepted command, with what every one of them says in its headers.
+pub(super) fn accepted(receipt: &Receipt, status: StatusCode, body: &impl Serialize) -> Response {
+    let mut response = (status, axum::Json(body)).into_response();
+    if let Ok(header) = HeaderValue::try_from(receipt.position.to_string()) {
+        response.headers_mut().insert(POSITION, header);
+    }
+    if receipt.replayed {
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
 }
 
 /// What every command may answer, for the API's description.
@@ -310,7 +327,10 @@ fn of_refusal(refusal: &Refusal) -> Problem {
         Refusal::RechargeOrder(recharge_order::Refusal::OrderMismatch) => &Kind::ORDER_MISMATCH,
         Refusal::Tip(refusal) => match refusal {
             tip::Refusal::ToOneself | tip::Refusal::AmountOutOfRange { .. } => &Kind::OUT_OF_RANGE,
-            tip::Refusal::Mismatch | tip::Refusal::NotOffered | tip::Refusal::Ended => &Kind::REFUSED,
+            tip::Refusal::InsufficientPoints { .. } => &Kind::INSUFFICIENT_POINTS,
+            // A tip's id is made of its key, which is remembered in the tip for ever.
+            tip::Refusal::Mismatch => &Kind::KEY_REUSED,
+            tip::Refusal::Declined { .. } | tip::Refusal::NotOffered | tip::Refusal::Ended => &Kind::REFUSED,
         },
         Refusal::TipReceipt(tip::receipt::Refusal::Mismatch) => &Kind::REFUSED,
         Refusal::Withdrawal(refusal) => match refusal {

@@ -32,8 +32,10 @@ impl Follower for TaskFinder {
         }
         let shards = asking().map(|event| i16::try_from(event.at.shard.0)).collect::<Result<Vec<_>, _>>();
         let shards = shards.map_err(|error| ApplyError::Misfit(error.to_string()))?;
+        // A checkpoint that somebody has set back asks for nothing that is asked for already.
         sqlx::query(
-            "INSERT INTO tasks (process, shard, position) SELECT $1, * FROM unnest($2::smallint[], $3::bigint[])",
+            "INSERT INTO tasks (process, shard, position) SELECT $1, * FROM unnest($2::smallint[], $3::bigint[])
+             ON CONFLICT DO NOTHING",
         )
         .bind(self.process.name())
         .bind(shards)

@@ -25,6 +25,8 @@ use super::{Limits, Process, Reaction, Services, follow::CHANNEL};
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 /// A statement that takes longer is given up, with its connection.
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
+/// How long a task is claimed for, in times of what a reaction may take.
+const LEASE: f64 = 4.0 / 3.0;
 /// The wait before a task is tried again, which doubles with each attempt.
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// From so many attempts on a task counts as stuck: a person should look at its row.
@@ -65,9 +67,11 @@ struct Finished {
 impl Worker {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut back_off = BACK_OFF;
+        // Reactions go on while the connection that their tasks came over is lost.
+        let mut running = JoinSet::new();
         while !stop.is_cancelled() {
             let started = Instant::now();
-            if let Err(error) = self.work(&stop).await {
+            if let Err(error) = self.work(&mut running, &stop).await {
                 let reason = chain(&error);
                 tracing::warn!(process = self.process.name(), error = reason, "a process waits for its database");
                 if started.elapsed() > LOOK_AT_LEAST_EVERY {
@@ -79,16 +83,15 @@ impl Worker {
         }
     }
 
-    /// Work until told to stop, or until the database is lost; what is in hand then is given up, and tried again when
-    /// its lease is over.
-    async fn work(&self, stop: &CancellationToken) -> Result<(), LogError> {
+    /// Work until told to stop, or until the database is lost. What was to be noted then is done again when its lease is
+    /// over.
+    async fn work(&self, running: &mut JoinSet<Finished>, stop: &CancellationToken) -> Result<(), LogError> {
         let mut connection = self.options.connect().await?;
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.options.clone());
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(CHANNEL).await?;
-        let mut running = JoinSet::new();
         let mut reported = None::<Instant>;
-        let mut again_in = LOOK_AT_LEAST_EVERY;
+        let mut again_at = Instant::now() + LOOK_AT_LEAST_EVERY;
         loop {
             let room = self.limits.reactions_max.saturating_sub(running.len());
             let claimed = if room > 0 { self.claim(&mut connection, room).await? } else { Vec::new() };
@@ -110,11 +113,17 @@ impl Worker {
                     while let Some(next) = running.try_join_next() {
                         finished.push(next);
                     }
-                    again_in = self.note(&mut connection, finished).await?.min(LOOK_AT_LEAST_EVERY);
+                    if let Some(wait) = self.note(&mut connection, finished).await? {
+                        again_at = again_at.min(Instant::now() + wait);
+                    }
                 }
                 () = stop.cancelled() => break,
-                notified = listener.recv(), if room => { notified?; }
-                () = tokio::time::sleep(again_in), if room => again_in = LOOK_AT_LEAST_EVERY,
+                notified = listener.recv(), if room => {
+                    notified?;
+                    // One look is enough for all that have come meanwhile.
+                    while listener.next_buffered().is_some() {}
+                }
+                () = tokio::time::sleep_until(again_at), if room => again_at = Instant::now() + LOOK_AT_LEAST_EVERY,
             }
         }
         while let Some(finished) = running.join_next().await {
@@ -129,8 +138,8 @@ impl Worker {
         connection: &mut PgConnection,
         room: usize,
     ) -> Result<Vec<(Claimed, RecordedEvent)>, LogError> {
-        // Longer than a reaction may take, so that only the tasks of the dead are claimed again.
-        let lease = self.limits.reaction_timeout + STATEMENT_MAX;
+        // Longer than a reaction may take, so that mostly the tasks of the dead are claimed again.
+        let lease = self.limits.reaction_timeout.mul_f64(LEASE);
         let claim = sqlx::query_as(
             "UPDATE tasks t SET due_at = now() + make_interval(secs => $3), attempts = attempts + 1
              FROM (SELECT process, shard, position FROM tasks WHERE process = $1 AND due_at <= now()
@@ -157,13 +166,13 @@ impl Worker {
         Ok(events.into_iter().filter_map(|event| Some((*tasks.get(&event.at)?, event))).collect())
     }
 
-    /// Keep what became of tasks; the shortest wait until one of them is due again.
+    /// Keep what became of tasks; the shortest wait until one of them is due again, if one is.
     async fn note(
         &self,
         connection: &mut PgConnection,
         finished: Vec<Result<Finished, tokio::task::JoinError>>,
-    ) -> Result<Duration, LogError> {
-        let mut shortest = Duration::MAX;
+    ) -> Result<Option<Duration>, LogError> {
+        let mut shortest = None::<Duration>;
         let mut done = (Vec::new(), Vec::new());
         let mut later = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for finished in finished {
@@ -186,7 +195,7 @@ impl Worker {
                         tracing::error!(process = self.process.name(), event = %task.at, reason, "a task is stuck");
                     }
                     let wait = after.unwrap_or_else(|| self.back_off(task.attempts));
-                    shortest = shortest.min(wait);
+                    shortest = Some(shortest.map_or(wait, |shortest| shortest.min(wait)));
                     later.0.push(shard);
                     later.1.push(task.at.position.0);
                     later.2.push(wait.as_secs_f64());

@@ -22,5 +22,7 @@ mod security;
 mod snapshot_damage;
 mod snapshots;
 mod stock;
+mod tips;
+mod tips_between_shards;
 mod together;
 mod two_nodes;

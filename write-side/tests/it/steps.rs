@@ -35,6 +35,12 @@ pub(crate) enum End {
     NodeGone,
 }
 
+/// What an executor calls itself to the server; what a node does beside its commands (housekeeping, snapshots) is not
+/// counted.
+pub(crate) const EXECUTORS: &[&str] = &["skyriff command"];
+/// Processes too.
+pub(crate) const EXECUTORS_AND_PROCESSES: &[&str] = &["skyriff command", "skyriff process"];
+
 pub(crate) struct Steps {
     folder: TempDir,
     shared: Arc<Shared>,
@@ -43,6 +49,7 @@ pub(crate) struct Steps {
 
 struct Shared {
     server: PgConnectOptions,
+    programs: &'static [&'static str],
     armed: Mutex<Option<Armed>>,
     silent: AtomicBool,
     backend: AtomicI32,
@@ -56,11 +63,17 @@ struct Armed {
 
 impl Steps {
     pub(crate) async fn start(server: &PgConnectOptions) -> Self {
+        Self::of(EXECUTORS, server).await
+    }
+
+    /// That count the messages of these programs.
+    pub(crate) async fn of(programs: &'static [&'static str], server: &PgConnectOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = socket(server);
         let listener = UnixListener::bind(folder.path().join(socket.file_name().unwrap())).unwrap();
         let shared = Shared {
             server: server.clone(),
+            programs,
             armed: Mutex::default(),
             silent: AtomicBool::new(false),
             backend: AtomicI32::new(0),
@@ -72,7 +85,12 @@ impl Steps {
 
     /// How to connect through it.
     pub(crate) fn options(&self) -> PgConnectOptions {
-        self.shared.server.clone().socket(self.folder.path())
+        self.options_of(&self.shared.server)
+    }
+
+    /// The same, in another role.
+    pub(crate) fn options_of(&self, server: &PgConnectOptions) -> PgConnectOptions {
+        server.clone().socket(self.folder.path())
     }
 
     /// After this many messages from now the executor's connection ends; the receiver learns of it.
@@ -109,8 +127,8 @@ async fn serve(mut client: UnixStream, shared: Arc<Shared>) -> io::Result<()> {
         }
         client.write_all(b"N").await?;
     };
-    // What a node does beside its commands (housekeeping, snapshots) is not counted.
-    let counted = startup.windows(15).any(|text| text == b"skyriff command");
+    let is = |program: &&str| startup.windows(program.len()).any(|text| text == program.as_bytes());
+    let counted = shared.programs.iter().any(is);
     if counted {
         shared.step().await?;
     }
