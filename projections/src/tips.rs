@@ -38,38 +38,23 @@ pub(crate) async fn apply(batch: &Batch, transaction: &mut PgConnection) -> Resu
     let mut new = Vec::new();
     let mut ended = HashMap::new();
     for event in batch {
-        match (&event.stream, &event.event) {
-            (StreamId::Tip(tip), Event::Tip(happened)) => match happened {
-                tip::Event::Offered(terms) => new.push(New {
-                    event,
-                    tip: *tip,
-                    direction: "sent",
-                    user: terms.from,
-                    other: terms.to,
-                    terms,
-                    end: OFFERED,
-                }),
+        if let (StreamId::Tip(tip), Event::Tip(happened)) = (&event.stream, &event.event) {
+            match happened {
+                tip::Event::Offered(terms) => {
+                    let (user, other) = (terms.from, terms.to);
+                    new.push(New { event, tip: *tip, direction: "sent", user, other, terms, end: OFFERED });
+                }
                 tip::Event::Delivered {} => drop(ended.insert(*tip, DELIVERED)),
                 tip::Event::Returned { reason } => drop(ended.insert(*tip, returned(reason.as_str()))),
-            },
-            (StreamId::TipReceipt(tip), Event::TipReceipt(happened)) => {
-                let (terms, end) = match happened {
-                    receipt::Event::Credited(terms) => (terms, DELIVERED),
-                    receipt::Event::Declined { terms, reason } => (terms, returned(reason.as_str())),
-                };
-                let (user, other) = (terms.to, terms.from);
-                new.push(New { event, tip: *tip, direction: "received", user, other, terms, end });
             }
-            (
-                StreamId::PointsAccount(_)
-                | StreamId::RechargeOrder(_)
-                | StreamId::Like(_)
-                | StreamId::Tip(_)
-                | StreamId::TipReceipt(_)
-                | StreamId::Withdrawal(_)
-                | StreamId::WithdrawalAllowance(_),
-                _,
-            ) => {}
+        }
+        if let (StreamId::TipReceipt(tip), Event::TipReceipt(happened)) = (&event.stream, &event.event) {
+            let (terms, end) = match happened {
+                receipt::Event::Credited(terms) => (terms, DELIVERED),
+                receipt::Event::Declined { terms, reason } => (terms, returned(reason.as_str())),
+            };
+            let (user, other) = (terms.to, terms.from);
+            new.push(New { event, tip: *tip, direction: "received", user, other, terms, end });
         }
     }
     for row in &mut new {

@@ -125,14 +125,12 @@ fn is_beside(commands: &Commands, from: UserId, to: UserId) -> bool {
 /// A tip within one shard is recorded on the receiver's account too, and what else that records (points that expire) is
 /// nobody else's to know.
 pub(super) fn for_sender(mut receipt: Receipt, from: UserId) -> Receipt {
-    receipt.recorded.retain(|recorded| match recorded.stream {
-        StreamId::PointsAccount(user) => user == from,
-        StreamId::RechargeOrder(_)
-        | StreamId::Like(_)
-        | StreamId::Tip(_)
-        | StreamId::TipReceipt(_)
-        | StreamId::Withdrawal(_)
-        | StreamId::WithdrawalAllowance(_) => true,
-    });
     receipt
+        .recorded
+        .retain(|recorded| recorded.stream == StreamId::PointsAccount(from) || !is_account(&recorded.stream));
+    receipt
+}
+
+const fn is_account(stream: &StreamId) -> bool {
+    matches!(stream, StreamId::PointsAccount(_))
 }
