@@ -58,6 +58,11 @@ impl Like {
         };
     }
 
+    /// Whether it is given and not taken back.
+    pub const fn stands(&self) -> bool {
+        self.stands
+    }
+
     /// Memory beside itself.
     pub const fn heap_bytes(&self) -> usize {
         0

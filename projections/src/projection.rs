@@ -14,11 +14,15 @@ pub enum Projection {
     LedgerEntries,
     /// How far each tip is.
     Tips,
+    /// Who likes what, and how often each work is liked.
+    Likes,
+    /// What users show.
+    Works,
 }
 
 impl Projection {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Balances, Self::LedgerEntries, Self::Tips];
+    pub const ALL: [Self; 5] = [Self::Balances, Self::LedgerEntries, Self::Likes, Self::Tips, Self::Works];
 }
 
 impl Follower for Projection {
@@ -27,12 +31,14 @@ impl Follower for Projection {
             Self::Balances => "balances",
             Self::LedgerEntries => "ledger_entries",
             Self::Tips => "tips",
+            Self::Likes => "likes",
+            Self::Works => "works",
         }
     }
 
     fn version(self) -> i32 {
         match self {
-            Self::Balances | Self::LedgerEntries | Self::Tips => 1,
+            Self::Balances | Self::LedgerEntries | Self::Likes | Self::Tips | Self::Works => 1,
         }
     }
 
@@ -41,6 +47,8 @@ impl Follower for Projection {
             Self::Balances => crate::balances::apply(batch, transaction).await,
             Self::LedgerEntries => crate::ledger_entries::apply(batch, transaction).await,
             Self::Tips => crate::tips::apply(batch, transaction).await,
+            Self::Likes => crate::likes::apply(batch, transaction).await,
+            Self::Works => crate::works::apply(batch, transaction).await,
         }
     }
 }

@@ -1,16 +1,26 @@
 //! Queries out: read models served from replicas, as fresh as the client asks for.
 //!
-//! A query is a file per screen, its response and its SQL together ([`balance`], [`ledger_entries`], [`tips`]); [`replicas`]
-//! decides which database answers.
+//! A query is a file per screen, its response and its SQL together ([`balance`], [`ledger_entries`], [`likes`],
+//! [`liked_works`], [`work_likes`], [`hot_works`], [`work`], [`works`], [`tips`]); [`replicas`] decides which database answers, and [`cached`] keeps
+//! what is too much work for each request.
 
 pub mod balance;
+pub mod hot_works;
 pub mod ledger_entries;
+pub mod liked_works;
+pub mod likes;
 pub mod tips;
+pub mod work;
+pub mod work_likes;
+pub mod works;
 
+pub mod cached;
+pub mod page;
 pub mod replicas;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use hot_works::HotWorks;
 pub use replicas::{ReadDatabase, Replicas};
 
 /// Every query's route.
@@ -20,5 +30,12 @@ pub fn routes(replicas: Replicas) -> OpenApiRouter {
         .routes(routes!(ledger_entries::ledger_entries))
         .routes(routes!(tips::tip))
         .routes(routes!(tips::tips))
-        .with_state(replicas)
+        .routes(routes!(likes::likes))
+        .routes(routes!(liked_works::liked_works))
+        .routes(routes!(work_likes::work_likes))
+        .routes(routes!(work::work))
+        .routes(routes!(works::newest))
+        .routes(routes!(works::of_user))
+        .with_state(replicas.clone())
+        .merge(OpenApiRouter::new().routes(routes!(hot_works::hot_works)).with_state(HotWorks::new(replicas)))
 }

@@ -22,13 +22,14 @@ use utoipa_swagger_ui::SwaggerUi;
     info(
         title = "SkyRiff",
         description = "Commands append events; queries read what became of them.\n\n\
-            Every command needs an `Idempotency-Key`: sent again with the same key and body it is answered as the \
+            Every command needs an `Idempotency-Key`, unless it says otherwise: sent again with the same key and body it is answered as the \
             first time, be it yes or no, and never applied twice. An accepted command answers with `Skyriff-Position`; send it as \
             `Skyriff-At-Least` with a query to read your own write. Everything that goes wrong is \
             `application/problem+json` (RFC 9457) with a stable `type`."
     ),
     tags(
         (name = "points", description = "What users have, and what moves it"),
+        (name = "likes", description = "Who likes what, and what is liked most"),
         (name = "tips", description = "Points from one user to another")
     ),
     // Every path names it, no body of a command does: a process of only that role would leave it out.

@@ -1,5 +1,8 @@
 //! `skyriff audit verify`: read the whole log, fold it, and compare it with everything that claims to come from it.
 
+mod likes;
+mod tips;
+
 use std::{
     collections::{BTreeMap, HashMap},
     process::ExitCode,
@@ -15,8 +18,9 @@ use skyriff_domain::{
     Bucket, Position, Purse, RecordedEvent, ShardId, State, StreamId, UserId, ledger::postings,
     points_account::PointsAccount,
 };
-use skyriff_follow::log;
+use skyriff_follow::{Follower, log};
 use skyriff_postgres::databases::QUERY;
+use skyriff_projections::Projection;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -56,6 +60,8 @@ struct Report {
     /// Points on each account of the books, all users together.
     ledger: BTreeMap<String, i64>,
     ledger_sum: i64,
+    /// Tips that are credited and not settled yet, or offered and not answered yet.
+    tips_under_way: u64,
     /// What is wrong: the first [`PROBLEMS_MAX`], in words.
     problems: Vec<String>,
     problems_total: u64,
@@ -86,11 +92,16 @@ fn print(report: &Report) {
         println!("  {points:>12}  {account}");
     }
     println!("  {:>12}  sum", report.ledger_sum);
+    if report.tips_under_way > 0 {
+        println!("{} tips are under way, which is what stands on platform:transit", report.tips_under_way);
+    }
     for problem in &report.problems {
         println!("WRONG: {problem}");
     }
     match report.problems_total {
-        0 => println!("everything agrees: positions, sequences, the ledger's zero, and every balance with its events"),
+        0 => println!(
+            "everything agrees: positions, sequences, the ledger's zero, and every balance, tip and like with its events"
+        ),
         more => println!("{more} problems"),
     }
 }
@@ -104,9 +115,16 @@ impl Report {
     }
 }
 
+/// A stream, folded; its last sequence, and when that event happened.
+struct Folded {
+    sequence: i64,
+    state: State,
+    last_at: DateTime<Utc>,
+}
+
 #[derive(Default)]
 struct Fold {
-    streams: HashMap<StreamId, (i64, State)>,
+    streams: HashMap<StreamId, Folded>,
     ledger: BTreeMap<String, i64>,
 }
 
@@ -122,11 +140,14 @@ async fn verify(databases: &Databases, patience: Duration) -> Result<Report> {
     if report.ledger_sum != 0 {
         report.wrong(format!("the ledger sums to {} instead of zero", report.ledger_sum));
     }
+    tips::check_transit(&fold, &mut report);
     let mut stored_ledger = BTreeMap::new();
     for place in &databases.read_models {
         let mut connection = connect(place).await.context("cannot reach the read models")?;
         wait_for_read_models(&mut connection, place, &report.heads, patience).await?;
         compare_balances(&mut connection, place, &fold, databases, &mut report).await?;
+        tips::compare(&mut connection, place, &fold.streams, databases.shard_count, &mut report).await?;
+        likes::compare(&mut connection, place, &fold.streams, databases.shard_count, &mut report).await?;
         for (account, amount) in stored_entries(&mut connection).await? {
             *stored_ledger.entry(account).or_default() += amount;
         }
@@ -194,7 +215,9 @@ fn fold_in(event: &RecordedEvent, fold: &mut Fold, report: &mut Report) -> Resul
     let name = format!("{}.{}", event.stream.aggregate_type(), event.event.event_type());
     *report.by_type.entry(name).or_default() += 1;
 
-    let (sequence, state) = fold.streams.entry(event.stream).or_insert_with(|| (0, event.stream.empty()));
+    let new = || Folded { sequence: 0, state: event.stream.empty(), last_at: event.occurred_at };
+    let Folded { sequence, state, last_at } = fold.streams.entry(event.stream).or_insert_with(new);
+    *last_at = event.occurred_at;
     *sequence += 1;
     if event.sequence != *sequence {
         report.wrong(format!("{}: {:?} has sequence {}, not {sequence}", event.at, event.stream, event.sequence));
@@ -228,13 +251,17 @@ async fn wait_for_read_models(
         .filter_map(|(shard, head)| Some((i16::try_from(*shard).ok()?, *head)))
         .unzip();
     loop {
+        // A projection that has never run has no checkpoint, and is behind as well.
         let behind: Vec<(i16, Option<String>)> = sqlx::query_as(
             "SELECT h.shard, max(c.stopped) FROM unnest($1::smallint[], $2::bigint[]) AS h (shard, head)
-             LEFT JOIN checkpoints c USING (shard)
-             GROUP BY h.shard, h.head HAVING coalesce(min(c.position), 0) < h.head",
+             CROSS JOIN unnest($3::text[], $4::integer[]) AS p (projection, version)
+             LEFT JOIN checkpoints c USING (shard, projection, version)
+             GROUP BY h.shard, h.head HAVING min(coalesce(c.position, 0)) < h.head",
         )
         .bind(&shards)
         .bind(&positions)
+        .bind(Projection::ALL.map(Projection::name))
+        .bind(Projection::ALL.map(Projection::version))
         .fetch_all(&mut *connection)
         .await?;
         let Some((shard, stopped)) = behind.first() else { return Ok(()) };
@@ -275,8 +302,8 @@ async fn compare_balances(
     .fetch_all(connection)
     .await?;
     let mut stored: HashMap<_, _> = stored.into_iter().map(|row| (UserId(row.user_id), row)).collect();
-    for (stream, (_, state)) in &fold.streams {
-        let (StreamId::PointsAccount(user), State::PointsAccount(account)) = (stream, state) else { continue };
+    for (stream, folded) in &fold.streams {
+        let (StreamId::PointsAccount(user), State::PointsAccount(account)) = (stream, &folded.state) else { continue };
         if !place.shards.contains(&skyriff_domain::shard_of(*user, databases.shard_count)) {
             continue;
         }

@@ -6,8 +6,10 @@ mod books;
 mod log;
 
 mod exactly_once;
+mod likes;
 mod months;
 mod placement;
 mod rows;
 mod standstill;
 mod tips;
+mod works;

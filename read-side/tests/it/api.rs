@@ -54,9 +54,13 @@ impl Answer {
 
 impl Api {
     pub(crate) fn new(primary: PgPool, replicas: Vec<PgPool>, patience: Duration) -> Self {
-        let count = ShardCount::default();
-        let database = ReadDatabase { shards: count.shards().collect(), primary, replicas };
-        let (routes, _) = routes(Replicas::new(count, vec![database], patience)).split_for_parts();
+        let shards = ShardCount::default().shards().collect();
+        Self::over(vec![ReadDatabase { shards, primary, replicas }], patience)
+    }
+
+    /// On several read databases.
+    pub(crate) fn over(databases: Vec<ReadDatabase>, patience: Duration) -> Self {
+        let (routes, _) = routes(Replicas::new(ShardCount::default(), databases, patience)).split_for_parts();
         let tokens = Tokens::new(&[7; 32]).unwrap();
         Self { router: request::around(routes, tokens.clone(), Limits { timeout: LONG, ..Limits::default() }), tokens }
     }

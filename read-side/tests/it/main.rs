@@ -7,5 +7,7 @@ mod rows;
 
 mod balance;
 mod freshness;
+mod hot_works;
 mod ledger_entries;
+mod likes;
 mod tips;

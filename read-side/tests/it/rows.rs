@@ -23,7 +23,7 @@ pub(crate) async fn connect(databases: &TestDatabases) -> PgConnection {
     databases.read_models(OWNER).connect().await.unwrap()
 }
 
-/// The projections have read up to here, and the user has this much income.
+/// All projections have read up to here, and the user has this much income.
 pub(crate) async fn write(rows: &mut PgConnection, user: UserId, position: i64, income: i64) {
     let at = place(user, position);
     sqlx::query(
@@ -32,7 +32,7 @@ pub(crate) async fn write(rows: &mut PgConnection, user: UserId, position: i64, 
              ON CONFLICT (user_id) DO UPDATE SET available_income = $4, position = $3
          )
          INSERT INTO checkpoints (projection, version, shard, position)
-         SELECT name, 1, $2, $3 FROM unnest('{balances,ledger_entries,tips}'::text[]) AS name
+         SELECT name, 1, $2, $3 FROM unnest('{balances,ledger_entries,likes,tips}'::text[]) AS name
          ON CONFLICT (projection, version, shard) DO UPDATE SET position = $3",
     )
     .bind(user.0)
@@ -83,4 +83,36 @@ pub(crate) async fn tip(
         .await
         .unwrap();
     tip
+}
+
+/// A like as the projection keeps it: the row, and what it adds to the counts.
+pub(crate) async fn like(rows: &mut PgConnection, user: UserId, work: Uuid, position: i64, at: DateTime<Utc>) {
+    sqlx::query("INSERT INTO likes VALUES ($1, $2, $3, $4, $5)")
+        .bind(user.0)
+        .bind(work)
+        .bind(at)
+        .bind(number(place(user, position)))
+        .bind(position)
+        .execute(&mut *rows)
+        .await
+        .unwrap();
+    liked_in(rows, work, at, 1).await;
+}
+
+/// So many likes of a work in an hour, whoever gave them.
+pub(crate) async fn liked_in(rows: &mut PgConnection, work: Uuid, at: DateTime<Utc>, likes: i64) {
+    sqlx::query(
+        "WITH total AS (
+             INSERT INTO work_likes VALUES ($1, $3)
+             ON CONFLICT (work_id) DO UPDATE SET likes = work_likes.likes + excluded.likes
+         )
+         INSERT INTO work_likes_by_hour (hour, work_id, likes) VALUES (date_trunc('hour', $2, 'UTC'), $1, $3)
+         ON CONFLICT (hour, work_id) DO UPDATE SET likes = work_likes_by_hour.likes + excluded.likes",
+    )
+    .bind(work)
+    .bind(at)
+    .bind(likes)
+    .execute(rows)
+    .await
+    .unwrap();
 }

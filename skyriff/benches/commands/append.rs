@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use chrono::Utc;
-use skyriff_domain::{CommandId, Position, ShardCount, ShardId, StreamId, UserId, shard_of};
+use skyriff_domain::{CommandId, LikeId, Position, ShardCount, ShardId, StreamId, UserId, WorkId, shard_of};
 use skyriff_postgres::{Server, databases};
 use skyriff_write_side::{
     Fingerprint,
@@ -130,6 +130,16 @@ impl Maker {
     }
 
     pub fn earn(&mut self, user: UserId, sequence: i64) {
+        let payload = r#"{"earned":{"credited":{"income":1},"reason":"bench"}}"#;
+        self.record(user, StreamId::PointsAccount(user), sequence, "earned", payload);
+    }
+
+    /// By a user who has not liked the work before.
+    pub fn like(&mut self, user: UserId, work: WorkId) {
+        self.record(user, StreamId::Like(LikeId { user, work }), 1, "liked", r#"{"liked":{}}"#);
+    }
+
+    fn record(&mut self, user: UserId, stream: StreamId, sequence: i64, event_type: &'static str, payload: &str) {
         let of = shard_of(user, ShardCount::default());
         let shard = self.batch.shards.iter().position(|(shard, _)| *shard == of).unwrap_or_default();
         let Some(offset) = self.offsets.get_mut(shard) else { return };
@@ -140,11 +150,11 @@ impl Maker {
         self.batch.events.push(NewEvent {
             shard,
             offset: *offset,
-            stream: StreamId::PointsAccount(user),
+            stream,
             sequence,
-            event_type: "earned",
+            event_type,
             event_version: "1",
-            payload: r#"{"earned":{"credited":{"income":1},"reason":"bench"}}"#.to_owned(),
+            payload: payload.to_owned(),
             metadata: format!(
                 r#"{{"command_id":"{id}","actor":"service:{}","request_id":"{}"}}"#,
                 Uuid::nil(),

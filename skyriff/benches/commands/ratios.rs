@@ -1,6 +1,6 @@
 //! What is compared with what. A ratio whose figures were not measured is left out.
 
-use crate::{ACCOUNTS, history, report::Figure};
+use crate::{ACCOUNTS, history, likes, report::Figure};
 
 pub fn of(figures: &[Figure]) -> Vec<(String, f64)> {
     let mut ratios = Ratios { figures, found: Vec::new() };
@@ -21,6 +21,16 @@ pub fn of(figures: &[Figure]) -> Vec<(String, f64)> {
         {
             ratios.add(format!("with{to} standby to with{way} standby, {n} connections"), of(to), of(way));
         }
+    }
+    for (name, of, n) in [
+        ("projecting a like", likes::projected as fn(&str) -> String, 1),
+        ("PUT like", likes::over_http, likes::CONNECTIONS),
+    ] {
+        ratios.add(
+            format!("{name}: of a work with many likes to one with none"),
+            (of("many"), 0, n),
+            (of("none"), 0, n),
+        );
     }
     ratios.history();
     ratios.found

@@ -19,6 +19,10 @@ pub enum Right {
     Adjust,
     /// Like works, and take likes back.
     Like,
+    /// Show works, and no longer.
+    Publish,
+    /// Bring in works that were made elsewhere.
+    ImportWork,
     /// Give tips.
     Tip,
     /// Ask for withdrawals, and cancel them.
@@ -29,6 +33,8 @@ pub enum Right {
     ResolvePayout,
     /// Read balances, ledger entries, likes, tips and withdrawals.
     ReadAccount,
+    /// Read what everybody may see of works: how often they are liked, and which are liked most.
+    ReadWorks,
     /// Say that something happened in the past.
     Backdate,
 }
@@ -58,11 +64,14 @@ impl Right {
             Self::Expire        => [None, All,    All,     None,    None,   None,   None],
             Self::Adjust        => [None, None,   All,     None,    None,   None,   None],
             Self::Like          => [Own,  All,    None,    None,    None,   None,   None],
+            Self::Publish       => [Own,  All,    None,    None,    None,   None,   None],
+            Self::ImportWork    => [None, All,    None,    None,    None,   None,   None],
             Self::Tip           => [Own,  All,    None,    None,    None,   None,   None],
             Self::Withdraw      => [Own,  None,   None,    None,    None,   None,   None],
             Self::Review        => [None, None,   None,    All,     None,   None,   None],
             Self::ResolvePayout => [None, None,   All,     None,    None,   None,   None],
             Self::ReadAccount   => [Own,  All,    All,     All,     All,    None,   None],
+            Self::ReadWorks     => [All,  All,    All,     All,     All,    All,    None],
             Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
         };
         match role {

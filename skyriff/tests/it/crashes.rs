@@ -8,11 +8,11 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    play::{play, summary},
+    play::{PLAY_MAX, play, summary},
     support::{Api, Books, Ended, Folder, eventually},
 };
 
-/// Commands after which the crash comes: well before the trace's 10,030 are through.
+/// Commands after which the crash comes: well before the trace's 24,268 are through.
 const COMMANDS_BEFORE: f64 = 2_000.0;
 
 /// Below the ports that outgoing connections take, so that nobody takes it while nothing listens.
@@ -34,9 +34,11 @@ async fn accepted(api: &Api, at_least: f64) {
 async fn all_is_well(folder: &Folder, played: Ended) {
     let counts = summary(&played.well());
     let of = |what: &str| counts.get(what).copied().unwrap_or_default();
+    let kinds = ["check_in", "recharge", "like", "unlike", "tip"].map(|kind| of(&format!("recorded: {kind}")));
     let replayed = of("replayed: recorded by an earlier request");
-    assert_eq!(of("recorded: check_in") + of("recorded: recharge") + replayed, 10_030, "{counts:?}");
-    Books::of_trace().agree_with(&folder.audit().await);
+    let books = Books::of_trace();
+    assert_eq!(kinds.iter().sum::<u64>() + replayed, 23_988 + books.tips, "{counts:?}");
+    books.agree_with(&folder.audit().await);
 }
 
 #[tokio::test]
@@ -50,7 +52,7 @@ async fn a_server_killed_in_the_middle_of_a_play_goes_on_where_it_was() {
     assert!(playing.is_running(), "the crash came too late");
 
     let dev = folder.dev_at(&listen).await;
-    let played = playing.end().await;
+    let played = playing.end_within(PLAY_MAX).await;
     assert!(summary(&played)["retries"] > 0, "{}", played.stdout);
     all_is_well(&folder, played).await;
     dev.interrupt().await.well();
@@ -73,7 +75,7 @@ async fn a_primary_killed_in_the_middle_of_a_play_is_started_again_and_nothing_i
         assert!(playing.is_running(), "the crash came too late");
         eventually("another primary", async || folder.postmaster("primary").filter(|pid| *pid != killed)).await;
     }
-    all_is_well(&folder, playing.end().await).await;
+    all_is_well(&folder, playing.end_within(PLAY_MAX).await).await;
     assert!(dev.api.metric("skyriff_executor_connections_lost_total", "").await > 0.0);
     dev.interrupt().await.well();
 }

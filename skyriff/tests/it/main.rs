@@ -11,3 +11,4 @@ mod play;
 mod support;
 mod surface;
 mod welcome;
+mod works;

@@ -42,7 +42,16 @@ async fn the_surface_is_described_measured_and_says_what_is_wrong() {
         "post /v1/users/{user}/expirations",
         "post /v1/users/{user}/adjustments",
         "get /v1/users/{user}/balance",
+        "post /v1/tips",
+        "get /v1/users/{user}/tips",
+        "get /v1/users/{user}/tips/{tip}",
         "get /v1/users/{user}/ledger-entries",
+        "put /v1/works/{work}/like",
+        "delete /v1/works/{work}/like",
+        "get /v1/works/{work}/likes",
+        "get /v1/works/hot",
+        "get /v1/users/{user}/likes",
+        "get /v1/users/{user}/liked-works",
     ] {
         assert!(described.contains(route), "{route} is not in {described:?}");
     }

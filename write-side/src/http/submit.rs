@@ -13,8 +13,9 @@ use skyriff_domain::{
     Command, CommandId, Intent, Metadata, Refusal, UserId, points_account, recharge_order, tip, video_job, withdrawal,
     withdrawal::allowance, work,
 };
-use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, problem::IDEMPOTENT_REPLAYED};
+use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, Role, problem::IDEMPOTENT_REPLAYED};
 use utoipa::{IntoResponses, ToSchema};
+use uuid::Uuid;
 
 use crate::{Commands, Failure, Fingerprint, Receipt, Submission};
 
@@ -47,7 +48,36 @@ impl<S: Send + Sync> FromRequestParts<S> for Sender {
     }
 }
 
+/// Who sends a command that asks for a state and not for a change, so that it may be sent again without a key: then it
+/// is a new command each time, which records nothing when all is as asked already.
+pub(super) struct SenderOfState(pub(super) Sender);
+
+impl<S: Send + Sync> FromRequestParts<S> for SenderOfState {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        if parts.headers.contains_key(IDEMPOTENCY_KEY) {
+            return Sender::from_request_parts(parts, state).await.map(Self);
+        }
+        let caller = Caller::from_request_parts(parts, state).await?;
+        let context = RequestContext::from_request_parts(parts, state).await?;
+        Ok(Self(Sender { caller, key: Uuid::new_v4().to_string(), context }))
+    }
+}
+
 impl Sender {
+    /// The user that a command is for: the caller itself unless another is named, if it has the right to.
+    pub(super) fn acts_for(&self, right: Right, named: Option<UserId>) -> Result<UserId, Problem> {
+        let itself = UserId(self.caller.id);
+        let user = named.unwrap_or(itself);
+        self.caller.may(right, user)?;
+        if named.is_none() && self.caller.role != Role::User {
+            let detail = "user says for whom; only the token of a user says so by itself";
+            return Err(Problem::new(&Kind::MALFORMED).detail(detail));
+        }
+        Ok(user)
+    }
+
     /// Hand the command in, if the caller has the right to, and answer what came of it.
     pub(super) async fn submit(
         self,
@@ -133,7 +163,13 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
         if request.body().is_end_stream() {
             return Ok(Self(T::default()));
         }
-        Json::from_request(request, state).await.map(|Json(body)| Self(body))
+        let Json(body): Json<Box<RawValue>> = Json::from_request(request, state).await?;
+        // To serde a list is an object whose members are in order, and an empty one an object without any.
+        if !body.get().starts_with('{') {
+            return Err(Problem::new(&Kind::MALFORMED).detail("the body is a JSON object, if there is one"));
+        }
+        let body = serde_json::from_str(body.get());
+        body.map(Self).map_err(|error| Problem::new(&Kind::MALFORMED).detail(error.to_string()))
     }
 }
 

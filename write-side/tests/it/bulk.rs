@@ -81,6 +81,8 @@ async fn a_command_has_the_members_of_its_kind_and_no_others() {
     let api = Api::new(&store);
     // The text of a command, since a value cannot have a member twice.
     let common = format!(r#""idempotency_key": "a", "user": "{}""#, some_user());
+    let (user, work) = (some_user(), Uuid::new_v4());
+    let [another, third] = ["b", "c"].map(|key| format!(r#""idempotency_key": "{key}", "user": "{user}""#));
     let earn = r#""do": "earn", "bucket": "income", "reason": "test", "points""#;
     let table = [
         (format!("{common}, {earn}: 1"), 201, ""),
@@ -98,6 +100,13 @@ async fn a_command_has_the_members_of_its_kind_and_no_others() {
         (format!(r#"{common}, "do": 8"#), 400, "8"),
         (common.clone(), 400, "do"),
         (format!(r#""idempotency_key": "a", {earn}: 1"#), 400, "user"),
+        (format!(r#"{common}, "do": "like""#), 400, "work"),
+        (format!(r#"{common}, "do": "like", "work": "7""#), 400, "7"),
+        (format!(r#"{common}, "do": "like", "work": "{work}", "creator": "{work}""#), 400, "creator"),
+        (format!(r#"{common}, "do": "unlike", "work": "{}""#, Uuid::nil()), 422, "nil"),
+        (format!(r#"{another}, "do": "like", "work": "{work}""#), 201, ""),
+        (format!(r#"{third}, "do": "like", "work": "{work}""#), 200, ""),
+        (format!(r#"{third}, "do": "unlike", "work": "{work}""#), 422, ""),
         (format!(r#""idempotency_key": 7, "user": "{}", {earn}: 1"#, some_user()), 400, "7"),
     ];
     let commands = table.iter().map(|(members, ..)| format!("{{{members}}}")).collect::<Vec<_>>();
@@ -112,7 +121,7 @@ async fn a_command_has_the_members_of_its_kind_and_no_others() {
         let detail = result["problem"]["detail"].as_str().unwrap_or_default();
         assert!(detail.contains(named), "{members}: {detail}");
     }
-    assert_eq!(store.log().await.len(), 1);
+    assert_eq!(store.log().await.len(), 2);
 }
 
 #[tokio::test]

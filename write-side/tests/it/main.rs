@@ -11,6 +11,7 @@ mod crash_between_steps;
 mod housekeeping;
 mod http;
 mod idempotency;
+mod likes;
 mod log_positions;
 mod long_reads;
 mod model;

@@ -3,6 +3,7 @@
 use std::{
     process::Stdio,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -89,13 +90,18 @@ impl Process {
     }
 
     /// Wait for its end.
-    pub async fn end(mut self) -> Ended {
-        let Ok(exit) = timeout(LIMIT, self.child.wait()).await else {
-            panic!("does not end within {LIMIT:?}\n{}\n{}", self.stdout(), self.stderr());
+    pub async fn end(self) -> Ended {
+        self.end_within(LIMIT).await
+    }
+
+    /// Wait for its end, which may take this long.
+    pub async fn end_within(mut self, limit: Duration) -> Ended {
+        let Ok(exit) = timeout(limit, self.child.wait()).await else {
+            panic!("does not end within {limit:?}\n{}\n{}", self.stdout(), self.stderr());
         };
         // Whoever inherited the output may still hold it open; what the process itself wrote is there by then.
         for reader in &mut self.readers {
-            timeout(std::time::Duration::from_secs(5), reader).await.ok();
+            timeout(Duration::from_secs(5), reader).await.ok();
         }
         Ended { code: exit.unwrap().code(), stdout: self.stdout(), stderr: self.stderr() }
     }

@@ -1,0 +1,81 @@
+//! Works: what users show.
+
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use skyriff_domain::{
+    Intent, JobId, Note, UserId, WorkId,
+    work::{Command, Visibility},
+};
+use skyriff_edge::{Json, Path, Problem, Right};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::submit::{Accepted, CommandResponses, OptionalJson, SenderOfState};
+use crate::Commands;
+
+pub(super) fn routes() -> OpenApiRouter<Commands> {
+    OpenApiRouter::new().routes(routes!(publish, unpublish))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Publish {
+    /// What it is called.
+    title: Note,
+    visibility: Visibility,
+    /// Who made it. The caller, unless a service says otherwise, which has to.
+    #[serde(default)]
+    user: Option<UserId>,
+    /// Whether it was made elsewhere, which only a service may say. Otherwise it is what the job of the same id made.
+    #[serde(default)]
+    imported: bool,
+    /// When it happened; now, unless a service says otherwise.
+    #[serde(default)]
+    occurred_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Unpublish {
+    /// Who made it. The caller, unless a service says otherwise, which has to.
+    #[serde(default)]
+    user: Option<UserId>,
+    /// When it happened; now, unless a service says otherwise.
+    #[serde(default)]
+    occurred_at: Option<DateTime<Utc>>,
+}
+
+/// Show a work: what the job of the same id has made. Again with another title or visibility, that is changed.
+///
+/// A work has the id of its job, so a job is shown once and nobody can show another's. `Idempotency-Key` is as for likes.
+#[utoipa::path(put, path = "/v1/works/{work}", tag = "works", params(("work" = WorkId, Path), ("Idempotency-Key" = Option<String>, Header)),
+               request_body = Publish, responses(CommandResponses))]
+async fn publish(
+    State(commands): State<Commands>,
+    Path(work): Path<WorkId>,
+    SenderOfState(sender): SenderOfState,
+    Json(body): Json<Publish>,
+) -> Result<Accepted, Problem> {
+    let Publish { title, visibility, user, imported, occurred_at } = body;
+    let creator = sender.acts_for(Right::Publish, user)?;
+    let right = if imported { Right::ImportWork } else { Right::Publish };
+    let job = (!imported).then_some(JobId(work.0));
+    let intent = Intent::Work { work, command: Command::Publish { creator, job, title, visibility } };
+    sender.submit(&commands, right, creator, occurred_at, intent).await
+}
+
+/// No longer show a work. Its likes stay, and count again when it is shown again.
+#[utoipa::path(delete, path = "/v1/works/{work}", tag = "works", params(("work" = WorkId, Path), ("Idempotency-Key" = Option<String>, Header)),
+               request_body(content = Option<Unpublish>), responses(CommandResponses))]
+async fn unpublish(
+    State(commands): State<Commands>,
+    Path(work): Path<WorkId>,
+    SenderOfState(sender): SenderOfState,
+    OptionalJson(body): OptionalJson<Unpublish>,
+) -> Result<Accepted, Problem> {
+    let Unpublish { user, occurred_at } = body;
+    let creator = sender.acts_for(Right::Publish, user)?;
+    let intent = Intent::Work { work, command: Command::Unpublish { creator } };
+    sender.submit(&commands, Right::Publish, creator, occurred_at, intent).await
+}
