@@ -1,8 +1,8 @@
 //! Events become read models.
 //!
-//! A projection is a file: what it serves, its tables, and how a batch of events changes them ([`balances`],
-//! [`ledger_entries`], [`likes`] with what it adds up to in [`work_likes`], [`tips`], [`works`]). [`skyriff_follow`] gives it the batch and a transaction on the read database that holds the
-//! shards; rows and checkpoint commit together.
+//! A projection is a file: what it serves, its tables, and how a batch of events changes them. [`projection`] lists them;
+//! [`skyriff_follow`] gives each the batch and a transaction on the read database that holds the shards; rows and
+//! checkpoint commit together.
 
 pub mod balances;
 pub mod ledger_entries;

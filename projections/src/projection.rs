@@ -5,52 +5,54 @@ use std::fmt;
 use skyriff_follow::{ApplyError, Batch, Follower};
 use sqlx::PgConnection;
 
-/// A read model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Projection {
+/// `Variant / module, version`: the module has the read model's `apply` and gives it its name. The version is raised when
+/// the tables mean something else than before, which asks for building them anew.
+macro_rules! projections {
+    ($($(#[$doc:meta])* $variant:ident / $module:ident, $version:literal;)+) => {
+        /// A read model.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Projection {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Projection {
+            /// All of them.
+            pub const ALL: [Self; [$(stringify!($variant)),+].len()] = [$(Self::$variant),+];
+        }
+
+        impl Follower for Projection {
+            fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => stringify!($module),)+
+                }
+            }
+
+            fn version(self) -> i32 {
+                match self {
+                    $(Self::$variant => $version,)+
+                }
+            }
+
+            async fn apply(self, batch: &Batch, transaction: &mut PgConnection) -> Result<(), ApplyError> {
+                match self {
+                    $(Self::$variant => crate::$module::apply(batch, transaction).await,)+
+                }
+            }
+        }
+    };
+}
+
+projections! {
     /// What users have.
-    Balances,
+    Balances / balances, 1;
     /// Every posting.
-    LedgerEntries,
-    /// How far each tip is.
-    Tips,
+    LedgerEntries / ledger_entries, 1;
     /// Who likes what, and how often each work is liked.
-    Likes,
+    Likes / likes, 1;
+    /// How far each tip is.
+    Tips / tips, 1;
     /// What users show.
-    Works,
-}
-
-impl Projection {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Balances, Self::LedgerEntries, Self::Likes, Self::Tips, Self::Works];
-}
-
-impl Follower for Projection {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Balances => "balances",
-            Self::LedgerEntries => "ledger_entries",
-            Self::Tips => "tips",
-            Self::Likes => "likes",
-            Self::Works => "works",
-        }
-    }
-
-    fn version(self) -> i32 {
-        match self {
-            Self::Balances | Self::LedgerEntries | Self::Likes | Self::Tips | Self::Works => 1,
-        }
-    }
-
-    async fn apply(self, batch: &Batch, transaction: &mut PgConnection) -> Result<(), ApplyError> {
-        match self {
-            Self::Balances => crate::balances::apply(batch, transaction).await,
-            Self::LedgerEntries => crate::ledger_entries::apply(batch, transaction).await,
-            Self::Tips => crate::tips::apply(batch, transaction).await,
-            Self::Likes => crate::likes::apply(batch, transaction).await,
-            Self::Works => crate::works::apply(batch, transaction).await,
-        }
-    }
+    Works / works, 1;
 }
 
 impl fmt::Display for Projection {

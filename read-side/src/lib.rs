@@ -1,8 +1,7 @@
 //! Queries out: read models served from replicas, as fresh as the client asks for.
 //!
-//! A query is a file per screen, its response and its SQL together ([`balance`], [`ledger_entries`], [`likes`],
-//! [`liked_works`], [`work_likes`], [`hot_works`], [`work`], [`works`], [`tips`]); [`replicas`] decides which database answers, and [`cached`] keeps
-//! what is too much work for each request.
+//! A query is a file per screen, its response and its SQL together; [`replicas`] decides which database answers, [`page`]
+//! cuts lists, and [`cached`] keeps what is too much work for each request.
 
 pub mod balance;
 pub mod hot_works;
@@ -28,10 +27,10 @@ pub fn routes(replicas: Replicas) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(balance::balance))
         .routes(routes!(ledger_entries::ledger_entries))
-        .routes(routes!(tips::tip))
-        .routes(routes!(tips::tips))
         .routes(routes!(likes::likes))
         .routes(routes!(liked_works::liked_works))
+        .routes(routes!(tips::tip))
+        .routes(routes!(tips::tips))
         .routes(routes!(work_likes::work_likes))
         .routes(routes!(work::work))
         .routes(routes!(works::newest))

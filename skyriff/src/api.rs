@@ -30,7 +30,8 @@ use utoipa_swagger_ui::SwaggerUi;
     tags(
         (name = "points", description = "What users have, and what moves it"),
         (name = "likes", description = "Who likes what, and what is liked most"),
-        (name = "tips", description = "Points from one user to another")
+        (name = "tips", description = "Points from one user to another"),
+        (name = "works", description = "What users show")
     ),
     // Every path names it, no body of a command does: a process of only that role would leave it out.
     components(schemas(UserId)),

@@ -23,7 +23,7 @@ pub(crate) async fn connect(databases: &TestDatabases) -> PgConnection {
     databases.read_models(OWNER).connect().await.unwrap()
 }
 
-/// All projections have read up to here, and the user has this much income.
+/// The projections have read up to here, and the user has this much income.
 pub(crate) async fn write(rows: &mut PgConnection, user: UserId, position: i64, income: i64) {
     let at = place(user, position);
     sqlx::query(
@@ -32,7 +32,7 @@ pub(crate) async fn write(rows: &mut PgConnection, user: UserId, position: i64, 
              ON CONFLICT (user_id) DO UPDATE SET available_income = $4, position = $3
          )
          INSERT INTO checkpoints (projection, version, shard, position)
-         SELECT name, 1, $2, $3 FROM unnest('{balances,ledger_entries,likes,tips}'::text[]) AS name
+         SELECT name, 1, $2, $3 FROM unnest('{balances,ledger_entries,likes,tips,works}'::text[]) AS name
          ON CONFLICT (projection, version, shard) DO UPDATE SET position = $3",
     )
     .bind(user.0)
@@ -57,32 +57,6 @@ pub(crate) async fn entry(rows: &mut PgConnection, user: UserId, position: i64, 
     .execute(rows)
     .await
     .unwrap();
-}
-
-/// A row of a tip of the user, in `state`.
-pub(crate) async fn tip(
-    rows: &mut PgConnection,
-    user: UserId,
-    direction: &str,
-    state: &str,
-    position: i64,
-    at: DateTime<Utc>,
-) -> Uuid {
-    let tip = Uuid::new_v4();
-    sqlx::query("INSERT INTO tips VALUES ($1, $2, $3, $4, $5, 10, 3, NULL, $6, $7, $8, $9)")
-        .bind(tip)
-        .bind(direction)
-        .bind(user.0)
-        .bind(Uuid::from_u128(1))
-        .bind(number(place(user, position)))
-        .bind(state)
-        .bind((state == "returned").then_some("full"))
-        .bind(at)
-        .bind(position)
-        .execute(rows)
-        .await
-        .unwrap();
-    tip
 }
 
 /// A like as the projection keeps it: the row, and what it adds to the counts.
@@ -115,4 +89,30 @@ pub(crate) async fn liked_in(rows: &mut PgConnection, work: Uuid, at: DateTime<U
     .execute(rows)
     .await
     .unwrap();
+}
+
+/// A row of a tip of the user, in `state`.
+pub(crate) async fn tip(
+    rows: &mut PgConnection,
+    user: UserId,
+    direction: &str,
+    state: &str,
+    position: i64,
+    at: DateTime<Utc>,
+) -> Uuid {
+    let tip = Uuid::new_v4();
+    sqlx::query("INSERT INTO tips VALUES ($1, $2, $3, $4, $5, 10, 3, NULL, $6, $7, $8, $9)")
+        .bind(tip)
+        .bind(direction)
+        .bind(user.0)
+        .bind(Uuid::from_u128(1))
+        .bind(number(place(user, position)))
+        .bind(state)
+        .bind((state == "returned").then_some("full"))
+        .bind(at)
+        .bind(position)
+        .execute(rows)
+        .await
+        .unwrap();
+    tip
 }

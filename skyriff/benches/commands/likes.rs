@@ -95,8 +95,8 @@ pub async fn run(server: &Server, each: Duration, report: &mut Report) -> Result
     report.add(many.figure(projected("many"), 1)?);
 
     let place = format!("0-15={}", server.url(READS));
-    let served = Served::start(Target::Skyriff, server, EVENTS, &["--read-models", &place, "--roles", "project,query"]);
-    let served = served.await?;
+    let roles = ["--read-models", &place, "--roles", "project,query"];
+    let served = Served::start(Target::Skyriff, server, EVENTS, &roles).await?;
     let mut of_popular = standing + many_projected();
     let (mut none, mut many) = (Turns::default(), Turns::default());
     for _ in 0..TURNS {
