@@ -1,6 +1,7 @@
 //! `skyriff audit verify`: read the whole log, fold it, and compare it with everything that claims to come from it.
 
 mod likes;
+mod tips;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -59,6 +60,8 @@ struct Report {
     /// Points on each account of the books, all users together.
     ledger: BTreeMap<String, i64>,
     ledger_sum: i64,
+    /// Tips that are credited and not settled yet, or offered and not answered yet.
+    tips_under_way: u64,
     /// What is wrong: the first [`PROBLEMS_MAX`], in words.
     problems: Vec<String>,
     problems_total: u64,
@@ -89,12 +92,15 @@ fn print(report: &Report) {
         println!("  {points:>12}  {account}");
     }
     println!("  {:>12}  sum", report.ledger_sum);
+    if report.tips_under_way > 0 {
+        println!("{} tips are under way, which is what stands on platform:transit", report.tips_under_way);
+    }
     for problem in &report.problems {
         println!("WRONG: {problem}");
     }
     match report.problems_total {
         0 => println!(
-            "everything agrees: positions, sequences, the ledger's zero, and every balance and like with its events"
+            "everything agrees: positions, sequences, the ledger's zero, and every balance, tip and like with its events"
         ),
         more => println!("{more} problems"),
     }
@@ -134,11 +140,13 @@ async fn verify(databases: &Databases, patience: Duration) -> Result<Report> {
     if report.ledger_sum != 0 {
         report.wrong(format!("the ledger sums to {} instead of zero", report.ledger_sum));
     }
+    tips::check_transit(&fold, &mut report);
     let mut stored_ledger = BTreeMap::new();
     for place in &databases.read_models {
         let mut connection = connect(place).await.context("cannot reach the read models")?;
         wait_for_read_models(&mut connection, place, &report.heads, patience).await?;
         compare_balances(&mut connection, place, &fold, databases, &mut report).await?;
+        tips::compare(&mut connection, place, &fold.streams, databases.shard_count, &mut report).await?;
         likes::compare(&mut connection, place, &fold.streams, databases.shard_count, &mut report).await?;
         for (account, amount) in stored_entries(&mut connection).await? {
             *stored_ledger.entry(account).or_default() += amount;

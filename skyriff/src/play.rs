@@ -19,7 +19,7 @@ use clap::Args;
 use flate2::read::MultiGzDecoder;
 use indicatif::{ProgressBar, ProgressStyle};
 use skyriff_edge::{Caller, Role};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use self::{
@@ -93,8 +93,20 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(if summary.is_as_expected() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A user's actions are all in one lane, so their order is kept while users run side by side.
-fn read(bar: &ProgressBar, file: File, lanes: &[mpsc::Sender<Action>]) -> Result<trace::Read> {
+/// What a lane does next.
+enum Turn {
+    /// An action of one of the lane's users.
+    Play(Action),
+    /// An action that a user of another lane is part of too: not before that lane has come to it.
+    PlayTogether { action: Action, other_is_there: oneshot::Receiver<()>, played: oneshot::Sender<()> },
+    /// The other side of that: nothing more before it is played.
+    Wait { here: oneshot::Sender<()>, played: oneshot::Receiver<()> },
+}
+
+/// A user's actions are all in one lane, so their order is kept while users run side by side. Where an action is part of
+/// two users' orders, their lanes meet. Every lane comes to its meetings in the order of the trace, so one of them can
+/// always take place.
+fn read(bar: &ProgressBar, file: File, lanes: &[mpsc::Sender<Turn>]) -> Result<trace::Read> {
     let mut seen = trace::Read::default();
     let mut file = BufReader::new(bar.wrap_read(file));
     let gzipped = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
@@ -107,9 +119,21 @@ fn read(bar: &ProgressBar, file: File, lanes: &[mpsc::Sender<Action>]) -> Result
         seen.lines += 1;
         match line.parse().with_context(|| format!("line {number} is not an action: {line}"))? {
             Line::Known(action) => {
-                let lane = action.user().as_u128() % u128::try_from(lanes.len())?;
-                let lane = lanes.get(usize::try_from(lane)?).context("there is a lane for every remainder")?;
-                lane.blocking_send(action).map_err(|_| anyhow::anyhow!("a lane ended early"))?;
+                let lane_of = |user: Uuid| anyhow::Ok(usize::try_from(user.as_u128() % u128::try_from(lanes.len())?)?);
+                let give = |lane: usize, turn| {
+                    let lane = lanes.get(lane).context("there is a lane for every remainder")?;
+                    lane.blocking_send(turn).map_err(|_| anyhow::anyhow!("a lane ended early"))
+                };
+                let lane = lane_of(action.user())?;
+                let other = action.other_user().map(lane_of).transpose()?.filter(|other| *other != lane);
+                match other {
+                    None => give(lane, Turn::Play(action))?,
+                    Some(other) => {
+                        let ((here, other_is_there), (played, is_played)) = (oneshot::channel(), oneshot::channel());
+                        give(lane, Turn::PlayTogether { action, other_is_there, played })?;
+                        give(other, Turn::Wait { here, played: is_played })?;
+                    }
+                }
             }
             Line::Unsupported { kind } => *seen.unsupported.entry(kind).or_default() += 1,
         }
@@ -117,20 +141,53 @@ fn read(bar: &ProgressBar, file: File, lanes: &[mpsc::Sender<Action>]) -> Result
     Ok(seen)
 }
 
-async fn play_lane(client: Arc<Client>, bulk: bool, mut actions: mpsc::Receiver<Action>) -> Summary {
+async fn play_lane(client: Arc<Client>, bulk: bool, mut turns: mpsc::Receiver<Turn>) -> Summary {
     let mut summary = Summary::default();
     let together = if bulk { LANE_MAX } else { 1 };
     loop {
         let mut next = Vec::with_capacity(together);
-        if actions.recv_many(&mut next, together).await == 0 {
+        if turns.recv_many(&mut next, together).await == 0 {
             return summary;
         }
-        let sent = match next.as_slice() {
-            [action] if !bulk => vec![client.send(action).await],
-            actions => client.send_together(actions).await,
-        };
-        for (action, sent) in next.iter().zip(sent) {
-            summary.count(action, sent);
+        let mut actions = Vec::with_capacity(next.len());
+        for turn in next {
+            match turn {
+                Turn::Play(action) => {
+                    // What follows a tip of this lane's users may need its points, so it ends the request it is in.
+                    let ends = action.other_user().is_some();
+                    actions.push(action);
+                    if ends {
+                        send(&client, bulk, &mut actions, &mut summary).await;
+                    }
+                }
+                // Whoever ends early has nothing left to wait for.
+                Turn::PlayTogether { action, other_is_there, played } => {
+                    send(&client, bulk, &mut actions, &mut summary).await;
+                    other_is_there.await.ok();
+                    actions.push(action);
+                    send(&client, bulk, &mut actions, &mut summary).await;
+                    played.send(()).ok();
+                }
+                Turn::Wait { here, played } => {
+                    send(&client, bulk, &mut actions, &mut summary).await;
+                    here.send(()).ok();
+                    played.await.ok();
+                }
+            }
         }
+        send(&client, bulk, &mut actions, &mut summary).await;
+    }
+}
+
+/// Send what has been gathered, and count what came of it.
+async fn send(client: &Client, bulk: bool, actions: &mut Vec<Action>, summary: &mut Summary) {
+    let actions = std::mem::take(actions);
+    let sent = match actions.as_slice() {
+        [] => return,
+        [action] if !bulk => vec![client.send(action).await],
+        actions => client.send_together(actions).await,
+    };
+    for (action, sent) in actions.iter().zip(sent) {
+        summary.count(action, sent);
     }
 }

@@ -52,13 +52,27 @@ pub enum Refusal {
 /// A receipt, folded from its events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TipReceipt {
-    received: Option<Terms>,
+    received: Option<(Terms, Answer)>,
+}
+
+/// What the shard said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The receiver has the points.
+    Credited,
+    /// The receiver cannot have them.
+    Declined,
 }
 
 impl TipReceipt {
     /// Whether the shard has said yes or no already.
     pub const fn is_given(&self) -> bool {
         self.received.is_some()
+    }
+
+    /// What the shard has said, and to what.
+    pub fn answer(&self) -> Option<(&Terms, Answer)> {
+        self.received.as_ref().map(|(terms, answer)| (terms, *answer))
     }
 
     /// What a command records: nothing, when the answer was given before.
@@ -68,7 +82,7 @@ impl TipReceipt {
     pub fn decide(&self, command: &Command) -> Result<Vec<Event>, Refusal> {
         let Command::Receive { terms, declined } = command;
         match &self.received {
-            Some(received) if received == terms => Ok(Vec::new()),
+            Some((received, _)) if received == terms => Ok(Vec::new()),
             Some(_) => Err(Refusal::Mismatch),
             None => Ok(vec![match declined {
                 None => Event::Credited(terms.clone()),
@@ -79,8 +93,10 @@ impl TipReceipt {
 
     /// Fold one event in.
     pub fn apply(&mut self, event: &Event) {
-        let (Event::Credited(terms) | Event::Declined { terms, reason: _ }) = event;
-        self.received = Some(terms.clone());
+        self.received = Some(match event {
+            Event::Credited(terms) => (terms.clone(), Answer::Credited),
+            Event::Declined { terms, reason: _ } => (terms.clone(), Answer::Declined),
+        });
     }
 
     /// Memory beside itself.

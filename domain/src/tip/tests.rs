@@ -132,10 +132,11 @@ fn a_receipt_says_yes_or_no_once_and_for_ever() {
         assert_eq!(result, then, "{context}");
     }
     assert!(!TipReceipt::default().is_given());
-    for event in [credited(), declined()] {
+    for (event, answer) in [(credited(), receipt::Answer::Credited), (declined(), receipt::Answer::Declined)] {
         let mut receipt = TipReceipt::default();
         receipt.apply(&event);
         assert!(receipt.is_given());
+        assert_eq!(receipt.answer(), Some((&terms(10), answer)));
     }
 }
 
@@ -186,10 +187,8 @@ fn stored_events_keep_their_shape() {
     let written = events.each_ref().map(|event| event.payload().unwrap());
     assert_eq!(written.join("\n"), stored.trim());
     for (event, line) in events.iter().zip(stored.trim().lines()) {
-        let stream = match event {
-            crate::Event::Tip(_) => StreamId::Tip(tip(1)),
-            _ => StreamId::TipReceipt(tip(1)),
-        };
+        let is_tip = matches!(event, crate::Event::Tip(_));
+        let stream = if is_tip { StreamId::Tip(tip(1)) } else { StreamId::TipReceipt(tip(1)) };
         let read = crate::Event::decode(&stream, event.event_type(), event.event_version(), line);
         assert_eq!(&read.unwrap(), event);
     }
@@ -280,10 +279,8 @@ impl World {
     }
 
     fn account(&self, user: UserId) -> points_account::PointsAccount {
-        match self.state(StreamId::PointsAccount(user)) {
-            State::PointsAccount(account) => account,
-            other => panic!("{other:?}"),
-        }
+        let State::PointsAccount(account) = self.state(StreamId::PointsAccount(user)) else { panic!("{user}") };
+        account
     }
 
     /// Available promo, paid, income; held in all.
@@ -456,13 +453,14 @@ fn is_beside(one: UserId, other: UserId) -> bool {
 /// The step that an event asks for, as the process has it: only across shards.
 fn caused(stream: &StreamId, event: &crate::Event) -> Option<(UserId, Step)> {
     let (StreamId::Tip(tip) | StreamId::TipReceipt(tip)) = *stream else { return None };
-    let (terms, step) = match event {
-        crate::Event::Tip(Event::Offered(terms)) => (terms, (terms.to, Step::Receive { tip, terms: terms.clone() })),
-        crate::Event::TipReceipt(receipt::Event::Credited(terms)) => (terms, (terms.from, Step::Settle { tip })),
-        crate::Event::TipReceipt(receipt::Event::Declined { terms, reason }) => {
-            (terms, (terms.from, Step::Return { tip, reason: reason.clone() }))
-        }
-        _ => return None,
+    let (terms, step) = if let crate::Event::Tip(Event::Offered(terms)) = event {
+        (terms, (terms.to, Step::Receive { tip, terms: terms.clone() }))
+    } else if let crate::Event::TipReceipt(receipt::Event::Credited(terms)) = event {
+        (terms, (terms.from, Step::Settle { tip }))
+    } else if let crate::Event::TipReceipt(receipt::Event::Declined { terms, reason }) = event {
+        (terms, (terms.from, Step::Return { tip, reason: reason.clone() }))
+    } else {
+        return None;
     };
     (!is_beside(terms.from, terms.to)).then_some(step)
 }

@@ -10,7 +10,7 @@ use skyriff_domain::{
     tip::{Step, Terms, TipPolicy, receipt},
 };
 use skyriff_projections::Projection;
-use sqlx::{Executor, PgConnection};
+use sqlx::{Executor, PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
@@ -23,15 +23,15 @@ type Row = (Uuid, Uuid, i16, i64, i64, Option<Uuid>, String, Option<String>);
 type Rows = BTreeMap<(Uuid, String), Row>;
 
 async fn rows(reads: &mut PgConnection) -> Rows {
-    let rows: Vec<(Uuid, String, Uuid, Uuid, i16, i64, i64, Option<Uuid>, String, Option<String>)> = sqlx::query_as(
+    let rows = sqlx::query(
         "SELECT tip_id, direction, user_id, other_id, shard, points, share, work_id, state, reason FROM tips",
-    )
-    .fetch_all(reads)
-    .await
-    .unwrap();
-    rows.into_iter()
-        .map(|(tip, direction, a, b, c, d, e, f, g, h)| ((tip, direction), (a, b, c, d, e, f, g, h)))
-        .collect()
+    );
+    let rows = rows.fetch_all(reads).await.unwrap();
+    let of = |row: PgRow| {
+        let (user, other, shard, points) = (row.get(2), row.get(3), row.get(4), row.get(5));
+        ((row.get(0), row.get(1)), (user, other, shard, points, row.get(6), row.get(7), row.get(8), row.get(9)))
+    };
+    rows.into_iter().map(of).collect()
 }
 
 fn terms(from: UserId, to: UserId, amount: i64) -> Terms {
@@ -127,10 +127,9 @@ async fn decline_reason(log: &mut Log, tip: TipId) -> Note {
     .fetch_one(&mut log.owner().await)
     .await
     .unwrap();
-    match Event::decode(&stream, "declined", "1", &payload).unwrap() {
-        Event::TipReceipt(receipt::Event::Declined { reason, .. }) => reason,
-        other => panic!("{other:?}"),
-    }
+    let event = Event::decode(&stream, "declined", "1", &payload).unwrap();
+    let Event::TipReceipt(receipt::Event::Declined { reason, .. }) = event else { panic!("{event:?}") };
+    reason
 }
 
 #[tokio::test]

@@ -65,6 +65,9 @@ impl Client {
             let started = Instant::now();
             let (reason, retry_after) = match self.attempt(action).await {
                 Ok(Attempt::Answered(outcome)) => return patience.sent(outcome, started),
+                Ok(Attempt::UnderWay(outcome, tip)) => {
+                    return self.settled(patience.sent(outcome, started), &tip).await;
+                }
                 Ok(Attempt::NotNow { status, retry_after }) => (format!("still {status}"), retry_after),
                 // Not reached, or cut off: the key makes it safe to send again.
                 Err(error) => (format!("{:#}", anyhow::Error::from(error)), None),
@@ -86,9 +89,14 @@ impl Client {
             let reason = match self.attempt_together(&commands).await {
                 Ok(attempts) => {
                     for (at, attempt) in open.iter().zip(attempts) {
-                        if let (Attempt::Answered(outcome), Some(slot)) = (attempt, sent.get_mut(*at)) {
-                            *slot = Some(patience.sent(outcome, started));
-                        }
+                        let Some(slot) = sent.get_mut(*at) else { continue };
+                        *slot = match attempt {
+                            Attempt::Answered(outcome) => Some(patience.sent(outcome, started)),
+                            Attempt::UnderWay(outcome, tip) => {
+                                Some(self.settled(patience.sent(outcome, started), &tip).await)
+                            }
+                            Attempt::NotNow { .. } => None,
+                        };
                     }
                     "some are still not taken".to_owned()
                 }
@@ -104,6 +112,30 @@ impl Client {
         }
     }
 
+    /// Wait until a tip has arrived or is back, so that what comes after it in the trace finds the points where they
+    /// were: `sent`, or that it took too long.
+    async fn settled(&self, sent: Sent, tip: &UnderWay) -> Sent {
+        let mut patience = Patience::new(self.patience);
+        loop {
+            let reason = match self.state_of(tip).await {
+                Ok(state) if state == "delivered" || state == "returned" => return sent,
+                Ok(state) => format!("the tip at {} is still {state}", tip.location),
+                Err(error) => format!("{error:#}"),
+            };
+            if !patience.wait(None).await {
+                return Sent { outcome: Outcome::Unexpected(reason), ..sent };
+            }
+        }
+    }
+
+    async fn state_of(&self, tip: &UnderWay) -> Result<String> {
+        let asked = self.request(Method::GET, &tip.location).header("Skyriff-At-Least", &tip.position);
+        let response = asked.send().await?;
+        let status = response.status();
+        let body: Value = response.json().await?;
+        body["state"].as_str().map(str::to_owned).with_context(|| format!("{status}: {body}"))
+    }
+
     async fn attempt(&self, action: &Action) -> reqwest::Result<Attempt> {
         let request = self.request(action.method(), &action.path()).header("Idempotency-Key", action.idempotency_key());
         let response = request.json(&action.body()).send().await?;
@@ -112,12 +144,12 @@ impl Client {
         let replayed = response.headers().contains_key("idempotent-replayed");
         // Read to the end, or it was not an answer.
         let body = response.bytes().await?;
-        let problem = serde_json::from_slice(&body).unwrap_or_default();
-        Ok(match attempt(status, replayed, &problem) {
+        let body = serde_json::from_slice(&body).unwrap_or_default();
+        Ok(match attempt(status, replayed, &body, &body) {
             Attempt::NotNow { status, .. } => {
                 Attempt::NotNow { status, retry_after: retry_after.map(Duration::from_secs) }
             }
-            answered @ Attempt::Answered(_) => answered,
+            answered @ (Attempt::Answered(_) | Attempt::UnderWay(..)) => answered,
         })
     }
 
@@ -127,13 +159,13 @@ impl Client {
         let status = response.status();
         let answer: Value = response.json().await?;
         if !status.is_success() {
-            return Ok(commands.iter().map(|_| attempt(status, false, &answer)).collect());
+            return Ok(commands.iter().map(|_| attempt(status, false, &answer, &answer)).collect());
         }
         let results = answer["results"].as_array().context("a bulk answer has results")?;
         let of = |result: &Value| {
             let status = result["status"].as_u64().and_then(|status| u16::try_from(status).ok());
             let status = StatusCode::from_u16(status.unwrap_or_default())?;
-            Ok(attempt(status, result["replayed"] == true, &result["problem"]))
+            Ok(attempt(status, result["replayed"] == true, result, &result["problem"]))
         };
         results.iter().map(of).collect()
     }
@@ -177,15 +209,31 @@ impl Patience {
 
 enum Attempt {
     Answered(Outcome),
-    NotNow { status: StatusCode, retry_after: Option<Duration> },
+    /// Accepted, and not over yet.
+    UnderWay(Outcome, UnderWay),
+    NotNow {
+        status: StatusCode,
+        retry_after: Option<Duration>,
+    },
+}
+
+/// A tip that goes to another shard.
+struct UnderWay {
+    location: String,
+    position: String,
 }
 
 /// What an answer means.
-fn attempt(status: StatusCode, replayed: bool, problem: &Value) -> Attempt {
+fn attempt(status: StatusCode, replayed: bool, accepted: &Value, problem: &Value) -> Attempt {
     if matches!(status.as_u16(), 429 | 502 | 503 | 504) {
         return Attempt::NotNow { status, retry_after: None };
     }
     let name = problem["type"].as_str().and_then(|name| name.strip_prefix("/problems/")).unwrap_or_default();
+    if status == StatusCode::ACCEPTED {
+        let member = |name: &str| accepted[name].as_str().unwrap_or_default().to_owned();
+        let tip = UnderWay { location: member("location"), position: member("position") };
+        return Attempt::UnderWay(if replayed { Outcome::Replayed } else { Outcome::Recorded }, tip);
+    }
     Attempt::Answered(match status {
         _ if status.is_success() && replayed => Outcome::Replayed,
         StatusCode::CREATED => Outcome::Recorded,

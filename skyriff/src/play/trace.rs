@@ -16,6 +16,7 @@ pub enum Action {
     Recharge { at: DateTime<Utc>, user: Uuid, order: Uuid, points: i64 },
     Like { at: DateTime<Utc>, user: Uuid, work: Uuid },
     Unlike { at: DateTime<Utc>, user: Uuid, work: Uuid },
+    Tip { at: DateTime<Utc>, user: Uuid, to: Uuid, points: i64 },
 }
 
 /// A line of a trace.
@@ -38,7 +39,7 @@ impl FromStr for Line {
         }
         let Kind { r#do: kind } = serde_json::from_str(line)?;
         match kind.as_str() {
-            "check_in" | "recharge" | "like" | "unlike" => serde_json::from_str(line).map(Self::Known),
+            "check_in" | "recharge" | "like" | "unlike" | "tip" => serde_json::from_str(line).map(Self::Known),
             _ => Ok(Self::Unsupported { kind }),
         }
     }
@@ -58,6 +59,7 @@ impl Action {
             Self::Recharge { .. } => "recharge",
             Self::Like { .. } => "like",
             Self::Unlike { .. } => "unlike",
+            Self::Tip { .. } => "tip",
         }
     }
 
@@ -66,7 +68,16 @@ impl Action {
             Self::CheckIn { user, .. }
             | Self::Recharge { user, .. }
             | Self::Like { user, .. }
-            | Self::Unlike { user, .. } => *user,
+            | Self::Unlike { user, .. }
+            | Self::Tip { user, .. } => *user,
+        }
+    }
+
+    /// The other user whose order it is part of.
+    pub fn other_user(&self) -> Option<Uuid> {
+        match self {
+            Self::CheckIn { .. } | Self::Recharge { .. } | Self::Like { .. } | Self::Unlike { .. } => None,
+            Self::Tip { to, .. } => Some(*to),
         }
     }
 
@@ -77,12 +88,13 @@ impl Action {
             Self::Recharge { order, .. } => format!("recharge {order}"),
             Self::Like { at, user, work } => format!("like {user} {work} {}", at.timestamp_micros()),
             Self::Unlike { at, user, work } => format!("unlike {user} {work} {}", at.timestamp_micros()),
+            Self::Tip { at, user, to, .. } => format!("tip {user} {to} {}", at.timestamp_micros()),
         }
     }
 
     pub fn method(&self) -> Method {
         match self {
-            Self::CheckIn { .. } | Self::Recharge { .. } => Method::POST,
+            Self::CheckIn { .. } | Self::Recharge { .. } | Self::Tip { .. } => Method::POST,
             Self::Like { .. } => Method::PUT,
             Self::Unlike { .. } => Method::DELETE,
         }
@@ -93,6 +105,7 @@ impl Action {
             Self::CheckIn { user, .. } => format!("/v1/users/{user}/check-ins"),
             Self::Recharge { user, .. } => format!("/v1/users/{user}/recharges"),
             Self::Like { work, .. } | Self::Unlike { work, .. } => format!("/v1/works/{work}/like"),
+            Self::Tip { .. } => "/v1/tips".to_owned(),
         }
     }
 
@@ -101,6 +114,9 @@ impl Action {
             Self::CheckIn { at, .. } => json!({ "occurred_at": at }),
             Self::Recharge { at, order, points, .. } => json!({ "order": order, "points": points, "occurred_at": at }),
             Self::Like { at, user, .. } | Self::Unlike { at, user, .. } => json!({ "user": user, "occurred_at": at }),
+            Self::Tip { at, user, to, points } => {
+                json!({ "from": user, "to": to, "points": points, "occurred_at": at })
+            }
         }
     }
 
@@ -111,6 +127,9 @@ impl Action {
         command["user"] = self.user().to_string().into();
         if let Self::Like { work, .. } | Self::Unlike { work, .. } = self {
             command["work"] = work.to_string().into();
+        }
+        if let (Self::Tip { .. }, Some(members)) = (self, command.as_object_mut()) {
+            members.remove("from");
         }
         command["idempotency_key"] = self.idempotency_key().into();
         command
@@ -132,6 +151,10 @@ mod tests {
         let Line::Known(action) = unlike.parse().unwrap() else { panic!("{unlike} is known") };
         assert_eq!((action.method(), action.path()), (Method::DELETE, format!("/v1/works/{user}/like")));
         assert_eq!((&action.body()["user"], &action.in_bulk()["work"]), (&json!(user), &json!(user)));
+        let tip = format!(r#"{{"at":"2015-11-17T20:58:34Z","do":"tip","user":"{user}","to":"{user}","points":2}}"#);
+        let Line::Known(action) = tip.parse().unwrap() else { panic!("{tip} is known") };
+        assert_eq!((action.path().as_str(), action.other_user()), ("/v1/tips", Some(action.user())));
+        assert_eq!((&action.body()["from"], &action.in_bulk()["from"]), (&json!(user), &Value::Null));
         let other = format!(r#"{{"at":"2015-11-17T20:58:34Z","do":"dance","user":"{user}"}}"#);
         assert!(matches!(other.parse().unwrap(), Line::Unsupported { kind } if kind == "dance"));
     }

@@ -12,7 +12,7 @@ use crate::{
     support::{Api, Books, Ended, Folder, eventually},
 };
 
-/// Commands after which the crash comes: well before the trace's 23,988 are through.
+/// Commands after which the crash comes: well before the trace's 24,268 are through.
 const COMMANDS_BEFORE: f64 = 2_000.0;
 
 /// Below the ports that outgoing connections take, so that nobody takes it while nothing listens.
@@ -34,10 +34,11 @@ async fn accepted(api: &Api, at_least: f64) {
 async fn all_is_well(folder: &Folder, played: Ended) {
     let counts = summary(&played.well());
     let of = |what: &str| counts.get(what).copied().unwrap_or_default();
-    let kinds = ["check_in", "recharge", "like", "unlike"].map(|kind| of(&format!("recorded: {kind}")));
+    let kinds = ["check_in", "recharge", "like", "unlike", "tip"].map(|kind| of(&format!("recorded: {kind}")));
     let replayed = of("replayed: recorded by an earlier request");
-    assert_eq!(kinds.iter().sum::<u64>() + replayed, 23_988, "{counts:?}");
-    Books::of_trace().agree_with(&folder.audit().await);
+    let books = Books::of_trace();
+    assert_eq!(kinds.iter().sum::<u64>() + replayed, 23_988 + books.tips, "{counts:?}");
+    books.agree_with(&folder.audit().await);
 }
 
 #[tokio::test]

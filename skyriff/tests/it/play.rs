@@ -38,7 +38,7 @@ async fn a_real_trace_is_recorded_once_and_every_balance_is_what_the_rules_say()
     let counts = summary(&played);
     let mut expected = BTreeMap::from([
         ("lines read", 25_592),
-        ("sent", 23_988),
+        ("sent", 24_268),
         ("recorded: check_in", 7_616),
         ("recorded: recharge", 2_414),
         ("recorded: like", 13_348),
@@ -47,13 +47,15 @@ async fn a_real_trace_is_recorded_once_and_every_balance_is_what_the_rules_say()
         ("replayed: recorded by an earlier request", 0),
         ("unexpected", 0),
         ("retries", 0),
-        ("not supported yet: tip", 280),
+        ("recorded: tip", books.tips),
+        ("refused: insufficient-points", books.tips_refused),
         ("not supported yet: video_job", 1_324),
     ]);
     let as_expected =
         |expected: &BTreeMap<&str, u64>| expected.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect();
     assert_eq!(counts, as_expected(&expected), "{}", played.stdout);
     assert_eq!((books.check_ins, books.recharges), (7_616, 2_414));
+    assert_eq!(books.tips + books.tips_refused, 280);
 
     let audit = folder.audit().await;
     books.agree_with(&audit);
@@ -71,8 +73,9 @@ async fn a_real_trace_is_recorded_once_and_every_balance_is_what_the_rules_say()
             let number = |value: &Value| value.as_i64().unwrap();
             let available = &balance["available"];
             // The answer leaves out what has ended by now although no command of the user's has expired it yet.
-            let found = (number(&available["promo"]) + number(&balance["lapsed"]), number(&available["paid"]));
-            let nothing_else = available["income"] == 0 && balance["held"]["total"] == 0;
+            let promo = number(&available["promo"]) + number(&balance["lapsed"]);
+            let found = (promo, number(&available["paid"]), number(&available["income"]));
+            let nothing_else = balance["held"]["total"] == 0;
             (found != books.balance(user) || !nothing_else).then(|| (books.balance(user), balance))
         })
         .buffer_unordered(16)
@@ -88,13 +91,14 @@ async fn a_real_trace_is_recorded_once_and_every_balance_is_what_the_rules_say()
     expected.remove("recorded: recharge");
     expected.remove("recorded: like");
     expected.remove("recorded: unlike");
-    expected.insert("replayed: recorded by an earlier request", 23_988);
+    expected.remove("recorded: tip");
+    expected.insert("replayed: recorded by an earlier request", 23_988 + books.tips);
     assert_eq!(summary(&again), as_expected(&expected), "{}", again.stdout);
     assert_eq!(folder.audit().await, audit);
 
     // The largest account, page by page: its entries sum to its balance.
     let busiest = books.users.iter().max_by_key(|user| books.balance(user)).unwrap();
-    let (mut promo, mut paid, mut pages, mut next) = (0, 0, 0, String::new());
+    let (mut promo, mut paid, mut income, mut held, mut pages, mut next) = (0, 0, 0, 0, 0, String::new());
     loop {
         let page =
             auditor.get(&format!("/v1/users/{busiest}/ledger-entries?limit=200{next}")).await.with(StatusCode::OK);
@@ -102,6 +106,8 @@ async fn a_real_trace_is_recorded_once_and_every_balance_is_what_the_rules_say()
             match entry["account"].as_str().unwrap() {
                 "user:available:promo" => promo += entry["amount"].as_i64().unwrap(),
                 "user:available:paid" => paid += entry["amount"].as_i64().unwrap(),
+                "user:available:income" => income += entry["amount"].as_i64().unwrap(),
+                "user:held:paid" | "user:held:income" => held += entry["amount"].as_i64().unwrap(),
                 other => panic!("{other}"),
             }
         }
@@ -110,7 +116,7 @@ async fn a_real_trace_is_recorded_once_and_every_balance_is_what_the_rules_say()
         next = format!("&cursor={cursor}");
     }
     assert!(pages > 1);
-    assert_eq!((promo, paid), books.balance(busiest));
+    assert_eq!(((promo, paid, income), held), (books.balance(busiest), 0));
     dev.interrupt().await.well();
 }
 
@@ -120,7 +126,8 @@ async fn a_real_trace_comes_to_the_same_in_bulk() {
     let folder = Folder::new();
     let dev = folder.dev().await;
     let counts = summary(&play_bulk(&folder, &dev.api.url).end_within(PLAY_MAX).await.well());
-    assert_eq!((counts["sent"], counts["recorded: like"], counts["recorded: unlike"]), (23_988, 13_348, 610));
+    assert_eq!((counts["sent"], counts["recorded: like"], counts["recorded: unlike"]), (24_268, 13_348, 610));
+    assert_eq!(counts.get("recorded: tip").copied().unwrap_or_default(), books.tips);
     assert_eq!((counts["unexpected"], counts["accepted with nothing to record"]), (0, 0));
     books.agree_with(&folder.audit().await);
     dev.interrupt().await.well();

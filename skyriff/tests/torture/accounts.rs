@@ -17,6 +17,8 @@ pub struct Step {
     pub at: LogPosition,
     pub recorded_at: DateTime<Utc>,
     pub available: i64,
+    /// Of that, what may be given away: all but promo points.
+    pub not_promo: i64,
 }
 
 /// A hold or a spend: what is left of it, since which step of its account.
@@ -61,6 +63,10 @@ impl Account {
         steps.checked_sub(1).and_then(|last| self.steps.get(last)).map_or(0, |step| step.available)
     }
 
+    pub fn not_promo_after(&self, steps: usize) -> i64 {
+        steps.checked_sub(1).and_then(|last| self.steps.get(last)).map_or(0, |step| step.not_promo)
+    }
+
     /// Fails where a bucket, a hold or a spend falls below zero, which only a decision on stale state can do.
     pub fn apply(&mut self, payload: &Value, at: LogPosition, recorded_at: DateTime<Utc>) -> Result<()> {
         let (name, event) = payload.as_object().and_then(|event| event.iter().next()).context("no event")?;
@@ -85,7 +91,7 @@ impl Account {
                 move_points(&mut self.held, taken, 1)?;
                 let hold = self.holds.entry(id("hold")?).or_default();
                 ensure!(hold.left == [0; 3], "it is held already");
-                hold.expires_at = Some(serde_json::from_value(event["expires_at"].clone())?);
+                hold.expires_at = serde_json::from_value(event["expires_at"].clone())?;
                 hold.change(taken, 1, step)?;
             }
             "captured" | "released" => {
@@ -98,9 +104,22 @@ impl Account {
                     move_points(&mut self.available, part, 1)?;
                 }
             }
+            "tip_paid" => {
+                let taken = buckets(&event["taken"]);
+                let hold = self.holds.get_mut(&id("tip")?).context("nothing is held for the tip")?;
+                hold.change(taken, -1, step)?;
+                ensure!(hold.left == [0; 3], "something stays held after a tip");
+                move_points(&mut self.held, taken, -1)?;
+            }
+            "tip_received" => move_points(&mut self.available, [0, 0, number(&event["income"])], 1)?,
             other => bail!("nobody asked for {other}"),
         }
-        self.steps.push(Step { at, recorded_at, available: self.available.iter().sum() });
+        self.steps.push(Step {
+            at,
+            recorded_at,
+            available: self.available.iter().sum(),
+            not_promo: self.available[1] + self.available[2],
+        });
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use rand::{Rng, rngs::StdRng};
 use serde_json::{Value, json};
+use skyriff_domain::{ShardCount, UserId, shard_of};
 use uuid::Uuid;
 
 /// Few, so that nodes and clients meet on them.
@@ -21,17 +22,43 @@ pub struct Ask {
 
 #[derive(Clone, Copy, Debug)]
 pub enum What {
-    Earn { bucket: &'static str, points: i64 },
-    Recharge { order: Uuid, points: i64 },
-    Spend { spend: Uuid, points: i64 },
-    Refund { spend: Uuid, points: Option<i64> },
-    Hold { hold: Uuid, points: i64, lifetime_s: Option<u32> },
-    Capture { hold: Uuid, points: Option<i64> },
-    Release { hold: Uuid },
+    Earn {
+        bucket: &'static str,
+        points: i64,
+    },
+    Recharge {
+        order: Uuid,
+        points: i64,
+    },
+    Spend {
+        spend: Uuid,
+        points: i64,
+    },
+    Refund {
+        spend: Uuid,
+        points: Option<i64>,
+    },
+    Hold {
+        hold: Uuid,
+        points: i64,
+        lifetime_s: Option<u32>,
+    },
+    Capture {
+        hold: Uuid,
+        points: Option<i64>,
+    },
+    Release {
+        hold: Uuid,
+    },
+    /// To another user, who mostly lives in another shard.
+    Tip {
+        to: Uuid,
+        points: i64,
+    },
 }
 
 impl What {
-    pub const NAMES: [&str; 7] = ["earn", "recharge", "spend", "refund", "hold", "capture", "release"];
+    pub const NAMES: [&str; 8] = ["earn", "recharge", "spend", "refund", "hold", "capture", "release", "tip"];
 
     pub fn name(&self) -> &'static str {
         match self {
@@ -42,18 +69,35 @@ impl What {
             Self::Hold { .. } => "hold",
             Self::Capture { .. } => "capture",
             Self::Release { .. } => "release",
+            Self::Tip { .. } => "tip",
         }
     }
 
     /// How many events it records when it is accepted, apart from holds that were over and are released on the way.
-    pub fn events(&self) -> usize {
-        if matches!(self, Self::Recharge { .. }) { 2 } else { 1 }
+    pub fn events(&self, user: Uuid) -> usize {
+        match self {
+            Self::Recharge { .. } => 2,
+            // Within a shard all of it; otherwise the offer and what is held for it.
+            Self::Tip { to, .. } => {
+                if is_beside(user, *to) {
+                    6
+                } else {
+                    2
+                }
+            }
+            Self::Earn { .. }
+            | Self::Spend { .. }
+            | Self::Refund { .. }
+            | Self::Hold { .. }
+            | Self::Capture { .. }
+            | Self::Release { .. } => 1,
+        }
     }
 
     /// How many available points it needs.
     pub fn takes(&self) -> i64 {
         match self {
-            Self::Spend { points, .. } | Self::Hold { points, .. } => *points,
+            Self::Spend { points, .. } | Self::Hold { points, .. } | Self::Tip { points, .. } => *points,
             Self::Earn { .. }
             | Self::Recharge { .. }
             | Self::Refund { .. }
@@ -70,7 +114,8 @@ impl What {
             | Self::Hold { .. }
             | Self::Refund { .. }
             | Self::Capture { .. }
-            | Self::Release { .. } => 0,
+            | Self::Release { .. }
+            | Self::Tip { .. } => 0,
         }
     }
 
@@ -91,6 +136,8 @@ impl What {
             ),
             Self::Capture { hold, points } => (format!("holds/{hold}/capture"), json!({ "points": points })),
             Self::Release { hold } => (format!("holds/{hold}/release"), json!({})),
+            // Not below the user's path: who gives stands in the body.
+            Self::Tip { to, points } => ("tips".to_owned(), json!({ "to": to, "points": points })),
         }
     }
 
@@ -98,7 +145,12 @@ impl What {
     pub fn any(random: &mut StdRng, user: Uuid) -> Self {
         let points = random.random_range(1..20);
         let part = random.random_bool(0.5).then_some(points);
-        match random.random_range(0..20) {
+        match random.random_range(0..25) {
+            20.. => {
+                let to = self::user(random);
+                let to = if to == user { Uuid::from_u128((user.as_u128() + 1) % u128::from(USERS)) } else { to };
+                Self::Tip { to, points }
+            }
             0..4 => Self::earn(random, points),
             4..7 => Self::Recharge { order: fresh(random), points },
             7..11 => Self::Spend { spend: spend_of(random, user), points: points * 2 },
@@ -148,6 +200,11 @@ impl What {
 
 pub fn user(random: &mut StdRng) -> Uuid {
     Uuid::from_u128(u128::from(random.random_range(0..USERS)))
+}
+
+fn is_beside(one: Uuid, other: Uuid) -> bool {
+    let shard = |user| shard_of(UserId(user), ShardCount::default());
+    shard(one) == shard(other)
 }
 
 fn fresh(random: &mut StdRng) -> Uuid {

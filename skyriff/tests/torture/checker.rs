@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use skyriff_domain::LogPosition;
+use uuid::Uuid;
 
 use crate::{
     accounts::Account,
+    ask::What,
     history::{Entry, Outcome},
     log::{Log, Recorded},
     refusals,
@@ -44,6 +46,11 @@ pub fn check(log: &Log, history: &[Entry]) -> Result<()> {
         violations.iter().take(TOLD_MAX).collect::<Vec<_>>()
     );
     ensure!(found == log.by_command.len(), "the log has commands that nobody sent");
+    ensure!(log.transit == 0, "{} points stand on transit, and nothing is under way", log.transit);
+    let ended = |tip: &&Uuid| log.tips.get(*tip).is_some_and(|steps| steps == &["offered", "delivered"]);
+    let stuck: Vec<_> = log.tips.keys().filter(|tip| !ended(tip)).collect();
+    // Nobody's account is ever full here, so none goes back.
+    ensure!(stuck.is_empty(), "{} tips did not arrive, such as {:?}", stuck.len(), stuck.first());
     Ok(())
 }
 
@@ -65,11 +72,16 @@ fn one(
         bail!("was answered in two ways: {contradiction}; the log has {at:?}");
     }
     ensure!(
-        at.is_empty() || recorded.own == entry.ask.what.events(),
+        at.is_empty() || recorded.own == entry.ask.what.events(entry.ask.user),
         "records {} events, and the log has {recorded:?}",
-        entry.ask.what.events()
+        entry.ask.what.events(entry.ask.user)
     );
     match &entry.outcome {
+        // What happens on the receiver's account is not told.
+        Outcome::Ok(told) if matches!(entry.ask.what, What::Tip { .. }) => {
+            let all_there = told.iter().all(|told| at.contains(told));
+            ensure!(all_there && !told.is_empty(), "was told {told:?}, and the log has {at:?}");
+        }
         Outcome::Ok(told) => ensure!(told == at && !at.is_empty(), "was told {told:?}, and the log has {at:?}"),
         Outcome::Refused(kind) => {
             ensure!(at.is_empty(), "was refused, and the log has {at:?}");

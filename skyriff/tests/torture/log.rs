@@ -16,10 +16,15 @@ use crate::{
 
 type Row = (i16, i64, String, String, i64, String, String, DateTime<Utc>);
 
+#[derive(Default)]
 pub struct Log {
     pub events: usize,
     pub accounts: HashMap<Uuid, Account>,
-    /// Where each command's events are.
+    /// What happened to each tip, in order.
+    pub tips: HashMap<Uuid, Vec<String>>,
+    /// Points that have left one account for another and not arrived, or the other way round.
+    pub transit: i64,
+    /// Where the events of each command of a client are.
     pub by_command: HashMap<CommandId, Recorded>,
 }
 
@@ -45,7 +50,7 @@ impl Log {
 
         let mut positions: BTreeMap<i16, i64> = BTreeMap::new();
         let mut sequences: HashMap<(String, String), i64> = HashMap::new();
-        let mut log = Self { events: rows.len(), accounts: HashMap::new(), by_command: HashMap::new() };
+        let mut log = Self { events: rows.len(), ..Self::default() };
         for (shard, position, aggregate_type, aggregate_id, sequence, payload, metadata, recorded_at) in rows {
             let last = positions.entry(shard).or_default();
             ensure!(position == *last + 1, "shard {shard}: {position} comes after {last}");
@@ -58,9 +63,17 @@ impl Log {
                 (serde_json::from_str(&payload)?, serde_json::from_str(&metadata)?);
             let command: Uuid = serde_json::from_value(metadata["command_id"].clone())?;
             let at = LogPosition { shard: ShardId(u16::try_from(shard)?), position: Position(position) };
-            let recorded = log.by_command.entry(CommandId(command)).or_default();
-            recorded.positions.push(at);
-            recorded.own += usize::from(!is_due(&payload));
+            let by_process = metadata["actor"].as_str().is_some_and(|actor| actor.starts_with("process:"));
+            if !by_process {
+                let recorded = log.by_command.entry(CommandId(command)).or_default();
+                recorded.positions.push(at);
+                recorded.own += usize::from(!is_due(&payload));
+            }
+            log.transit += to_transit(&payload);
+            if aggregate_type == "tip" {
+                let name = payload.as_object().and_then(|event| event.keys().next()).context("no event")?;
+                log.tips.entry(aggregate_id.parse()?).or_default().push(name.clone());
+            }
             if aggregate_type == "points_account" {
                 let account = log.accounts.entry(aggregate_id.parse()?).or_default();
                 account
@@ -74,4 +87,11 @@ impl Log {
         }
         Ok(log)
     }
+}
+
+/// What an event puts on the transit account, or takes from it.
+fn to_transit(payload: &Value) -> i64 {
+    let number = |value: &Value| value.as_i64().unwrap_or(0);
+    let (paid, received) = (&payload["tip_paid"]["taken"], &payload["tip_received"]);
+    number(&paid["paid"]) + number(&paid["income"]) - number(&received["income"]) - number(&received["share"])
 }

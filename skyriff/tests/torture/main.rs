@@ -31,7 +31,7 @@ use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use skyriff_domain::ShardCount;
-use skyriff_postgres::{Cluster, Durability, Servers, databases};
+use skyriff_postgres::{Cluster, Durability, Server, Servers, databases};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep},
@@ -44,6 +44,9 @@ const EVENTS: &str = "torture_events";
 const READS: &str = "torture_reads";
 /// How long the system may take to be well again after the nemesis has gone.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
+/// How long processes may take to finish then: a task of a node that was killed is claimed again after its lease, and one
+/// that failed often after the longest back-off.
+const IDLE_MAX: Duration = Duration::from_secs(180);
 /// In a run of this length each kind of thing has to go wrong at least once.
 const ALL_HAPPENS_IN: Duration = Duration::from_secs(60);
 
@@ -125,6 +128,7 @@ async fn torture_on(cluster: &Cluster, folder: &Path, seed: u64, time: Duration,
     for client in rested {
         history.extend(client.finish().await);
     }
+    processes_are_idle(server, &mut nodes).await?;
     let tally = Tally::new(&history, &deeds, wire.overloaded(), with_standby);
     println!("{}", tally.text());
 
@@ -157,6 +161,27 @@ async fn torture_on(cluster: &Cluster, folder: &Path, seed: u64, time: Duration,
         tally.ensure_all_was_tried()?;
     }
     Ok(())
+}
+
+/// Wait until all that the log asks of processes is done.
+async fn processes_are_idle(server: &Server, nodes: &mut Nodes) -> Result<()> {
+    let end = Instant::now() + IDLE_MAX;
+    loop {
+        nodes.restart_dead().await?;
+        let mut connection = server.superuser(EVENTS).await?;
+        let (tasks, behind): (i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM tasks),
+                    (SELECT count(*) FROM heads h LEFT JOIN checkpoints c ON c.projection = 'tips' AND c.shard = h.shard
+                     WHERE coalesce(c.position, 0) < h.position)",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        if (tasks, behind) == (0, 0) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "after {IDLE_MAX:?} there are {tasks} tasks, and {behind} shards not read");
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Wait until both nodes take commands.

@@ -1,4 +1,4 @@
-//! The processes under torture: two command nodes, each behind a proxy to the store, and one that projects.
+//! The processes under torture: two nodes with commands and processes, each behind a proxy to the store, and one that projects.
 
 use std::{
     net::SocketAddr,
@@ -41,9 +41,11 @@ impl Nodes {
     pub async fn start(folder: &Path, proxies: &[Proxy; 2], server: &Server, require_standby: bool) -> Result<Self> {
         let any: SocketAddr = "127.0.0.1:0".parse()?;
         let mut this = Self { nodes: Vec::new(), folder: folder.to_owned(), server: server.clone(), require_standby };
-        for (event_store, roles) in
-            [(proxies[0].url(), "command"), (proxies[1].url(), "command"), (server.url(EVENTS), "project")]
-        {
+        for (event_store, roles) in [
+            (proxies[0].url(), "command,process"),
+            (proxies[1].url(), "command,process"),
+            (server.url(EVENTS), "project"),
+        ] {
             let (child, listen) = this.spawn(&event_store, roles, any).await?;
             this.nodes.push(Node { event_store, roles, listen, child });
         }

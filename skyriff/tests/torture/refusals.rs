@@ -34,6 +34,9 @@ pub fn check(
         ("insufficient-points", What::Spend { .. } | What::Hold { .. }) => {
             moments.clone().any(|moment| account.available_after(moment) < entry.needs)
         }
+        ("insufficient-points", What::Tip { points, .. }) => {
+            moments.clone().any(|moment| account.not_promo_after(moment) < points)
+        }
         // Looked at with its whole batch.
         ("refused-together", _) => entry.together.is_some(),
         ("refused", What::Spend { spend, .. }) => left(account.spends.get(&spend), &|left| left > 0),

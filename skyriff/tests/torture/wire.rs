@@ -69,7 +69,19 @@ impl Wire {
 
     pub async fn single(&self, node: SocketAddr, ask: &Ask) -> Answer {
         let (path, body) = ask.what.single();
-        let request = self.post(node, &format!("/v1/users/{}/{path}", ask.user));
+        let (path, body) = match ask.what {
+            What::Tip { to, points } => {
+                ("/v1/tips".to_owned(), json!({ "from": ask.user, "to": to, "points": points }))
+            }
+            What::Earn { .. }
+            | What::Recharge { .. }
+            | What::Spend { .. }
+            | What::Refund { .. }
+            | What::Hold { .. }
+            | What::Capture { .. }
+            | What::Release { .. } => (format!("/v1/users/{}/{path}", ask.user), body),
+        };
+        let request = self.post(node, &path);
         let sent = Instant::now();
         let Ok(response) = request.header("Idempotency-Key", &ask.key).json(&body).send().await else {
             return Answer::Lost;
@@ -133,7 +145,7 @@ fn in_bulk(ask: &Ask) -> Value {
     match ask.what {
         What::Refund { spend, .. } => body["spend"] = json!(spend),
         What::Capture { hold, .. } | What::Release { hold } => body["hold"] = json!(hold),
-        What::Earn { .. } | What::Recharge { .. } | What::Spend { .. } | What::Hold { .. } => {}
+        What::Earn { .. } | What::Recharge { .. } | What::Spend { .. } | What::Hold { .. } | What::Tip { .. } => {}
     }
     body
 }
@@ -149,7 +161,7 @@ fn of_result(result: &Value) -> Answer {
 
 fn answer(status: u16, accepted: &Value, problem: &Value) -> Answer {
     match (status, slug(problem)) {
-        (200 | 201, _) => {
+        (200..=202, _) => {
             let recorded = accepted["recorded"].as_array().expect("an accepted command says what it recorded");
             let position = |event: &Value| event["position"].as_str()?.parse().ok();
             Answer::Ok(recorded.iter().map(|event| position(event).expect("an event has a position")).collect())

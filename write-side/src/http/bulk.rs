@@ -13,7 +13,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use skyriff_domain::{
-    Bucket, HoldId, Intent, Label, Note, OrderId, Points, SpendId, UserId, WorkId, like,
+    Bucket, CommandId, HoldId, Intent, Label, Note, OrderId, Points, SpendId, UserId, WorkId, like,
     points_account::{Action, Direction},
 };
 use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, problem::ProblemBody};
@@ -24,6 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     likes,
     submit::{AcceptedBody, Asked, is_key, problem, submission},
+    tips::{self, Offer, Offered, TipAccepted, for_sender},
 };
 use crate::{Commands, Failure, Receipt, Submission, commands::NotTogether};
 
@@ -80,22 +81,65 @@ struct Named<'a> {
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 enum What {
     CheckIn {},
-    Earn { bucket: Bucket, points: Points, reason: Label },
-    Recharge { order: OrderId, points: Points },
-    Spend { spend: SpendId, points: Points, product: Label },
-    Refund { spend: SpendId, points: Option<Points> },
-    Hold { hold: HoldId, points: Points, reason: Label, lifetime_s: Option<u32> },
-    Capture { hold: HoldId, points: Option<Points> },
-    Release { hold: HoldId },
+    Earn {
+        bucket: Bucket,
+        points: Points,
+        reason: Label,
+    },
+    Recharge {
+        order: OrderId,
+        points: Points,
+    },
+    Spend {
+        spend: SpendId,
+        points: Points,
+        product: Label,
+    },
+    Refund {
+        spend: SpendId,
+        points: Option<Points>,
+    },
+    Hold {
+        hold: HoldId,
+        points: Points,
+        reason: Label,
+        lifetime_s: Option<u32>,
+    },
+    Capture {
+        hold: HoldId,
+        points: Option<Points>,
+    },
+    Release {
+        hold: HoldId,
+    },
     Expire {},
-    Adjust { bucket: Bucket, direction: Direction, points: Points, reason: Note },
-    Like { work: WorkId },
-    Unlike { work: WorkId },
+    Adjust {
+        bucket: Bucket,
+        direction: Direction,
+        points: Points,
+        reason: Note,
+    },
+    Like {
+        work: WorkId,
+    },
+    Unlike {
+        work: WorkId,
+    },
+    /// From the command's user.
+    Tip {
+        to: UserId,
+        points: Points,
+        work: Option<WorkId>,
+    },
 }
 
 impl What {
-    fn asked(self) -> Result<(Right, Intent), Problem> {
+    fn asked(self, by: &BulkSender, user: UserId, key: &str) -> Result<(Right, Intent), Problem> {
         let (right, action) = match self {
+            Self::Tip { to, points, work } => {
+                let command = CommandId::derive(&by.caller.actor(), key);
+                return Ok((Right::Tip, tips::offer(&by.commands, user, command, Offer { to, points, work })));
+            }
             Self::Recharge { order, points } => return Ok((Right::Credit, Intent::Recharge { order, points })),
             Self::Like { work } => return Ok((Right::Like, likes::intent(work, like::Command::Like)?)),
             Self::Unlike { work } => return Ok((Right::Like, likes::intent(work, like::Command::Unlike)?)),
@@ -138,10 +182,32 @@ struct BulkResult<'a> {
 #[serde(untagged)]
 enum Answer<'a> {
     Accepted(AcceptedBody<'a>),
+    Tip(TipAccepted<'a>),
     Refused { problem: ProblemBody<'a> },
 }
 
-type Outcome = Result<Receipt, Problem>;
+type Outcome = Result<Done, Problem>;
+
+/// A command that was accepted.
+struct Done {
+    receipt: Receipt,
+    tip: Option<Offered>,
+}
+
+impl Done {
+    fn of(receipt: Receipt, tip: Option<Offered>) -> Self {
+        let receipt = match tip {
+            None => receipt,
+            Some(Offered { from, .. }) => for_sender(receipt, from),
+        };
+        Self { receipt, tip }
+    }
+}
+
+/// The tip that a submission offers, if it does.
+const fn tip_of(submission: &Submission) -> Option<Offered> {
+    Offered::of(submission.command.user, &submission.command.intent)
+}
 
 /// Many commands in one request, each with its own idempotency key and its own result, in order.
 ///
@@ -198,27 +264,28 @@ impl BulkSender {
             let detail = "the member idempotency_key is 1 to 255 printable ASCII characters";
             return Err(Problem::new(&Kind::KEY_MISSING).detail(detail));
         }
-        let (right, intent) = what.asked()?;
+        let (right, intent) = what.asked(self, user, &idempotency_key)?;
         submission(&self.caller, &self.context, &idempotency_key, Asked { right, user, said_at: occurred_at, intent })
     }
 
     /// Each on its own.
     async fn each(&self, parsed: Vec<Result<Submission, Problem>>) -> Vec<Outcome> {
-        let mut problems = Vec::with_capacity(parsed.len());
+        let mut sent = Vec::with_capacity(parsed.len());
         let mut submissions = Vec::with_capacity(parsed.len());
         for parsed in parsed {
             match parsed {
                 Ok(submission) => {
+                    sent.push(Ok(tip_of(&submission)));
                     submissions.push(submission);
-                    problems.push(None);
                 }
-                Err(problem) => problems.push(Some(problem)),
+                Err(problem) => sent.push(Err(problem)),
             }
         }
         let mut results = self.commands.execute_each(submissions).await.into_iter();
-        let outcomes = problems.into_iter().map(|unsent| match unsent {
-            Some(problem) => Err(problem),
-            None => results.next().unwrap_or(Err(Failure::OutcomeUnknown)).map_err(problem),
+        let outcomes = sent.into_iter().map(|sent| {
+            let tip = sent?;
+            let result = results.next().unwrap_or(Err(Failure::OutcomeUnknown));
+            result.map(|receipt| Done::of(receipt, tip)).map_err(problem)
         });
         outcomes.collect()
     }
@@ -230,6 +297,7 @@ impl BulkSender {
             return Ok(parsed.into_iter().map(|parsed| Err(parsed.err().unwrap_or_else(others))).collect());
         }
         let submissions: Vec<_> = parsed.into_iter().flatten().collect();
+        let tips: Vec<_> = submissions.iter().map(tip_of).collect();
         let results = self.commands.execute_together(submissions).await.map_err(|error| match error {
             NotTogether::SeveralShards => Problem::new(&Kind::SHARDS_MIXED),
             NotTogether::Repeated(_) => {
@@ -237,7 +305,10 @@ impl BulkSender {
             }
             NotTogether::TooMany { .. } => Problem::new(&Kind::MALFORMED).detail(error.to_string()),
         })?;
-        Ok(results.into_iter().map(|result| result.map_err(problem)).collect())
+        let done = |(result, tip): (Result<Receipt, Failure>, _)| {
+            result.map(|receipt| Done::of(receipt, tip)).map_err(problem)
+        };
+        Ok(results.into_iter().zip(tips).map(done).collect())
     }
 
     /// As many lines as have arrived, then their results, then the next: memory is bounded on both sides, and whoever
@@ -262,9 +333,13 @@ impl BulkSender {
 
 fn result(outcome: &Outcome) -> Result<BulkResult<'_>, serde_json::Error> {
     Ok(match outcome {
-        Ok(receipt) => {
+        Ok(Done { receipt, tip: None }) => {
             let accepted = AcceptedBody::of(receipt)?;
             BulkResult { status: accepted.status().as_u16(), answer: Answer::Accepted(accepted) }
+        }
+        Ok(Done { receipt, tip: Some(tip) }) => {
+            let accepted = AcceptedBody::of(receipt)?;
+            BulkResult { status: tip.status(&accepted).as_u16(), answer: Answer::Tip(tip.accepted(accepted)) }
         }
         Err(problem) => {
             BulkResult { status: problem.kind.status.as_u16(), answer: Answer::Refused { problem: problem.body(None) } }

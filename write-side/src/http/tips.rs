@@ -3,7 +3,7 @@
 use axum::{
     extract::State,
     http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -38,11 +38,13 @@ struct Tip {
 
 /// A tip that was accepted.
 #[derive(Serialize, ToSchema)]
-struct TipAccepted<'a> {
+pub(super) struct TipAccepted<'a> {
     /// Made of the caller and the Idempotency-Key: the same for every retry, after any time.
     tip: TipId,
     /// How far it got with this request.
     state: TipState,
+    /// Where to see what becomes of it.
+    location: String,
     #[serde(flatten)]
     accepted: AcceptedBody<'a>,
 }
@@ -73,21 +75,17 @@ enum TipState {
 async fn tip(State(commands): State<Commands>, sender: Sender, Json(body): Json<Tip>) -> Result<Response, Problem> {
     let Tip { to, points, work, from, occurred_at } = body;
     let from = giver(sender.caller(), from)?;
-    let id = tip_id(sender.command_id());
-    let intent = offer(&commands, from, id, Offer { to, points, work });
+    let intent = offer(&commands, from, sender.command_id(), Offer { to, points, work });
+    let offered = Offered::of(from, &intent);
     let asked = Asked { right: Right::Tip, user: from, said_at: occurred_at, intent };
     let receipt = for_sender(sender.execute(&commands, asked).await?, from);
-
     let body = AcceptedBody::of(&receipt).map_err(|error| Problem::fault(&error))?;
-    let (status, state) = if is_beside(&commands, from, to) {
-        (body.status(), TipState::Delivered)
-    } else {
-        (StatusCode::ACCEPTED, TipState::Offered)
-    };
-    let mut response = accepted(&receipt, status, &TipAccepted { tip: id, state, accepted: body });
-    let location = HeaderValue::try_from(format!("/v1/users/{from}/tips/{id}"));
-    response.headers_mut().insert(header::LOCATION, location.map_err(|error| Problem::fault(&error))?);
-    Ok(response.into_response())
+    // It is one: it was made right here.
+    let offered = offered.ok_or(Problem::new(&Kind::FAULT))?;
+    let location = HeaderValue::try_from(offered.location()).map_err(|error| Problem::fault(&error))?;
+    let mut response = accepted(&receipt, offered.status(&body), &offered.accepted(body));
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
 }
 
 /// Whose points they are.
@@ -108,14 +106,39 @@ pub(super) struct Offer {
     pub(super) work: Option<WorkId>,
 }
 
-/// The tip of a command: so its stream remembers the key for ever, longer than command ids are kept.
-pub(super) const fn tip_id(command: CommandId) -> TipId {
-    TipId(command.0)
+/// The tip's id is its command's: so its stream remembers the key for ever, longer than command ids are kept.
+pub(super) fn offer(commands: &Commands, from: UserId, command: CommandId, offer: Offer) -> Intent {
+    let Offer { to, points, work } = offer;
+    Intent::Tip(Step::Offer { tip: TipId(command.0), to, points, work, beside: is_beside(commands, from, to) })
 }
 
-pub(super) fn offer(commands: &Commands, from: UserId, tip: TipId, offer: Offer) -> Intent {
-    let Offer { to, points, work } = offer;
-    Intent::Tip(Step::Offer { tip, to, points, work, beside: is_beside(commands, from, to) })
+/// A tip that was offered, for the answer.
+#[derive(Clone, Copy)]
+pub(super) struct Offered {
+    tip: TipId,
+    pub(super) from: UserId,
+    beside: bool,
+}
+
+impl Offered {
+    /// None when it is something else.
+    pub(super) const fn of(from: UserId, intent: &Intent) -> Option<Self> {
+        let Intent::Tip(Step::Offer { tip, beside, .. }) = intent else { return None };
+        Some(Self { tip: *tip, from, beside: *beside })
+    }
+
+    pub(super) fn status(self, accepted: &AcceptedBody<'_>) -> StatusCode {
+        if self.beside { accepted.status() } else { StatusCode::ACCEPTED }
+    }
+
+    fn location(self) -> String {
+        format!("/v1/users/{}/tips/{}", self.from, self.tip)
+    }
+
+    pub(super) fn accepted(self, accepted: AcceptedBody<'_>) -> TipAccepted<'_> {
+        let state = if self.beside { TipState::Delivered } else { TipState::Offered };
+        TipAccepted { tip: self.tip, state, location: self.location(), accepted }
+    }
 }
 
 fn is_beside(commands: &Commands, from: UserId, to: UserId) -> bool {

@@ -53,6 +53,8 @@ struct Shared {
     armed: Mutex<Option<Armed>>,
     silent: AtomicBool,
     backend: AtomicI32,
+    /// The role of that connection, which is the one that may end it.
+    role: Mutex<String>,
 }
 
 struct Armed {
@@ -77,6 +79,7 @@ impl Steps {
             armed: Mutex::default(),
             silent: AtomicBool::new(false),
             backend: AtomicI32::new(0),
+            role: Mutex::default(),
         };
         let shared = Arc::new(shared);
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
@@ -137,7 +140,7 @@ async fn serve(mut client: UnixStream, shared: Arc<Shared>) -> io::Result<()> {
     let (from_client, to_client) = client.into_split();
     tokio::select! {
         result = there(from_client, to_server, &shared, counted) => result,
-        result = back(from_server, to_client, &shared, counted) => result,
+        result = back(from_server, to_client, &shared, counted.then(|| role(&startup))) => result,
     }
 }
 
@@ -155,12 +158,27 @@ async fn there(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared,
     }
 }
 
-async fn back(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, counted: bool) -> io::Result<()> {
+/// As whom a connection is asked for: pairs of names and values, each ended by a zero, after length and version.
+fn role(startup: &[u8]) -> String {
+    let mut texts = startup[8..].split(|byte| *byte == 0);
+    texts.find(|text| *text == b"user");
+    String::from_utf8_lossy(texts.next().unwrap_or_default()).into_owned()
+}
+
+/// With the role of a connection that is counted.
+async fn back(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: &Shared,
+    role: Option<String>,
+) -> io::Result<()> {
+    let counted = role.is_some();
     loop {
         let message = read_message(&mut from, true).await?;
         match message[0] {
             b'K' if counted => {
                 let pid = i32::from_be_bytes(message[5..9].try_into().unwrap());
+                shared.role.lock().unwrap().clone_from(role.as_ref().expect("it is counted"));
                 shared.backend.store(pid, Ordering::SeqCst);
                 shared.step().await?;
             }
@@ -193,7 +211,8 @@ impl Shared {
         if end == End::NodeGone {
             self.silent.store(true, Ordering::SeqCst);
         } else if end == End::BackendEnded && backend != 0 {
-            let mut killer = self.server.connect().await.unwrap();
+            let role = self.role.lock().unwrap().clone();
+            let mut killer = self.server.clone().username(&role).connect().await.unwrap();
             sqlx::query("SELECT pg_terminate_backend($1, 5000)").bind(backend).execute(&mut killer).await.unwrap();
         }
         reached.send(()).ok();

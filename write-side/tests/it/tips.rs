@@ -181,3 +181,42 @@ async fn what_cannot_be_given_is_refused_by_name() {
     let missing = api.send(api.json(Role::User, from.0, TIPS, "").body(body_of(&json!({}))).unwrap()).await;
     assert_eq!(missing.kind(), (400, "idempotency-key-missing"));
 }
+
+#[tokio::test]
+async fn a_tip_in_bulk_is_answered_as_one_alone_and_under_the_same_key() {
+    let store = Store::create().await;
+    let api = Api::new(&store);
+    let (from, beside, far) = (user_of_shard(3), user_of_shard(3), user_of_shard(4));
+    recharge(&api, from, 100).await;
+    let tips = [(beside, "beside", 201, "delivered"), (far, "far", 202, "offered")];
+    for (to, key, status, _) in tips {
+        let alone = own(&api, from, key, json!({ "to": to, "points": 10 })).await;
+        assert_eq!(alone.kind(), (status, ""));
+    }
+    let of = |to, key: &str, points: i64| json!({ "do": "tip", "idempotency_key": key, "user": from, "to": to, "points": points });
+    let commands =
+        [of(beside, "beside", 10), of(far, "far", 10), of(far, "new", 5), of(from, "itself", 1), of(far, "many", 500)];
+    for atomic in [false, true] {
+        let body = json!({ "atomic": atomic, "commands": if atomic { &commands[..2] } else { &commands[..] } });
+        let request = api.json(Role::User, from.0, "/v1/commands:batch", "").body(body_of(&body)).unwrap();
+        let answer = api.send(request).await;
+        assert_eq!(answer.kind(), (200, ""), "{}", answer.body);
+        let results = answer.body["results"].as_array().unwrap();
+        for ((_, key, status, state), result) in tips.into_iter().zip(results) {
+            let id = CommandId::derive(&format!("user:{from}"), key);
+            assert_eq!((&result["status"], &result["state"]), (&json!(status), &json!(state)), "{result}");
+            assert_eq!((&result["tip"], &result["replayed"]), (&json!(id), &json!(true)));
+            assert_eq!(result["location"], format!("/v1/users/{from}/tips/{id}"));
+            let others = result["recorded"].as_array().unwrap().iter();
+            assert_eq!(
+                others.filter(|event| event["aggregate_id"] == json!(beside)).count(),
+                0,
+                "not the sender's to see"
+            );
+        }
+        if !atomic {
+            assert_eq!((&results[2]["status"], &results[2]["replayed"]), (&json!(202), &json!(false)));
+            assert_eq!((&results[3]["status"], &results[4]["status"]), (&json!(422), &json!(409)));
+        }
+    }
+}

@@ -15,7 +15,7 @@ use skyriff_domain::{
     points::POINTS_MAX,
     points_account::{Action, Direction, PointsAccount},
     shard_of,
-    tip::{self, Step, receipt},
+    tip::{self, Step},
 };
 use skyriff_postgres::databases::{COMMAND, PROCESS};
 use skyriff_write_side::{
@@ -148,20 +148,15 @@ fn books<'a>(log: impl IntoIterator<Item = &'a Logged>) -> Books {
                 books.transit += posting.amount;
             }
         }
-        match &event {
-            Event::Tip(event) => {
-                let StreamId::Tip(tip) = stream else { panic!("{logged:?}") };
-                assert!(seen.insert((stream, event.name())), "twice: {logged:?}");
-                books.tips.entry(tip).or_default().apply(event);
-            }
-            Event::TipReceipt(receipt::Event::Credited(_) | receipt::Event::Declined { .. }) => {
-                assert!(seen.insert((stream, "received")), "twice: {logged:?}");
-            }
-            Event::PointsAccount(event) => {
-                let StreamId::PointsAccount(user) = stream else { panic!("{logged:?}") };
-                books.accounts.entry(user).or_default().apply(event);
-            }
-            other => panic!("nothing else happens here: {other:?}"),
+        if let (StreamId::Tip(tip), Event::Tip(event)) = (stream, &event) {
+            assert!(seen.insert((stream, event.name())), "twice: {logged:?}");
+            books.tips.entry(tip).or_default().apply(event);
+        }
+        if let Event::TipReceipt(_) = &event {
+            assert!(seen.insert((stream, "received")), "twice: {logged:?}");
+        }
+        if let (StreamId::PointsAccount(user), Event::PointsAccount(event)) = (stream, &event) {
+            books.accounts.entry(user).or_default().apply(event);
         }
     }
     assert_eq!(sum, 0, "the ledger sums to zero");
@@ -433,12 +428,13 @@ async fn while_one_database_is_away_the_tips_of_the_others_go_on() {
     two.until_idle(&two.there).await;
 
     two.go_away().await;
+    // All of them together fewer than the holds that an account may have open.
     let mut to_far = Vec::new();
-    for _ in 0..60 {
+    for _ in 0..40 {
         to_far.push(offer(&side.commands, from, far, 1).await.unwrap());
     }
     let mut to_near = Vec::new();
-    for _ in 0..60 {
+    for _ in 0..40 {
         to_near.push(offer(&side.commands, from, near, 1).await.unwrap());
     }
     until("the tips that do not go there have arrived", async || {
@@ -470,7 +466,7 @@ async fn while_one_database_is_away_the_tips_of_the_others_go_on() {
     let both = books(here.iter().chain(&there));
     both.all_have_ended();
     assert!(matches!(both.tips[&warm], tip::Tip::Delivered(_)));
-    assert_eq!((both.has(from), both.has(near), both.has(far)), ((879, 0), (0, 60), (1_000, 61)));
+    assert_eq!((both.has(from), both.has(near), both.has(far)), ((919, 0), (0, 40), (1_000, 41)));
     process.stop().await;
 }
 

@@ -27,6 +27,10 @@ pub struct Books {
     likes: BTreeMap<(String, String), i64>,
     /// By user, from the last line of the trace to the first: what the user's like lines name.
     named: BTreeMap<String, Vec<String>>,
+    /// Tips that were given, and those for which the points were missing.
+    pub tips: u64,
+    pub tips_refused: u64,
+    tip_share: i64,
     pub unsupported: BTreeMap<String, u64>,
     /// Commands before which promo points had to expire.
     expirations: u64,
@@ -39,6 +43,7 @@ struct Account {
     /// Promo points by the moment at which they end.
     lots: BTreeMap<DateTime<Utc>, i64>,
     paid: i64,
+    income: i64,
     last_day: Option<NaiveDate>,
     days_in_a_row: u32,
 }
@@ -68,18 +73,17 @@ impl Books {
             *self.likes.entry((user, work)).or_default() += if liked { 1 } else { -1 };
             return;
         }
-        if kind != "check_in" && kind != "recharge" {
+        if !["check_in", "recharge", "tip"].contains(&kind.as_str()) {
             *self.unsupported.entry(kind).or_default() += 1;
             return;
         }
         let at: DateTime<Utc> = text("at").parse().unwrap();
+        if kind == "tip" {
+            self.tip(&text("user"), &text("to"), action["points"].as_i64().unwrap(), at);
+            return;
+        }
+        self.expire(&text("user"), at);
         let account = self.accounts.entry(text("user")).or_default();
-        // What has ended by now goes first.
-        let lots = std::mem::take(&mut account.lots);
-        let (ended, good): (BTreeMap<_, _>, _) = lots.into_iter().partition(|(end, _)| *end <= at);
-        account.lots = good;
-        self.expirations += u64::from(!ended.is_empty());
-        self.expired += ended.values().sum::<i64>();
         if kind == "recharge" {
             self.recharges += 1;
             account.paid += action["points"].as_i64().unwrap();
@@ -97,9 +101,39 @@ impl Books {
         *account.lots.entry(end).or_default() += points;
     }
 
-    /// Promo points that no command of theirs has expired, and paid ones.
-    pub fn balance(&self, user: &str) -> (i64, i64) {
-        self.accounts.get(user).map_or((0, 0), |account| (account.lots.values().sum(), account.paid))
+    /// What has ended by now goes first, whatever a command is about.
+    fn expire(&mut self, user: &str, at: DateTime<Utc>) {
+        let account = self.accounts.entry(user.to_owned()).or_default();
+        let lots = std::mem::take(&mut account.lots);
+        let (ended, good): (BTreeMap<_, _>, _) = lots.into_iter().partition(|(end, _)| *end <= at);
+        account.lots = good;
+        self.expirations += u64::from(!ended.is_empty());
+        self.expired += ended.values().sum::<i64>();
+    }
+
+    /// Bought points go first, then income; three tenths of it, in whole points, are the platform's.
+    fn tip(&mut self, from: &str, to: &str, points: i64, at: DateTime<Utc>) {
+        let has = self.accounts.get(from).map_or(0, |account| account.paid + account.income);
+        if has < points {
+            self.tips_refused += 1;
+            return;
+        }
+        self.tips += 1;
+        self.expire(from, at);
+        self.expire(to, at);
+        let sender = self.accounts.get_mut(from).unwrap();
+        let of_paid = points.min(sender.paid);
+        sender.paid -= of_paid;
+        sender.income -= points - of_paid;
+        let share = points * 3 / 10;
+        self.accounts.get_mut(to).unwrap().income += points - share;
+        self.tip_share += share;
+    }
+
+    /// Promo points that no command of theirs has expired, paid ones, and income.
+    pub fn balance(&self, user: &str) -> (i64, i64, i64) {
+        let of = |account: &Account| (account.lots.values().sum(), account.paid, account.income);
+        self.accounts.get(user).map_or((0, 0, 0), of)
     }
 
     /// How many likes every work has that was ever liked: likes less those taken back.
@@ -123,7 +157,7 @@ impl Books {
     #[track_caller]
     pub fn agree_with(&self, audit: &Value) {
         assert_eq!((&audit["problems_total"], &audit["ledger_sum"]), (&json!(0), &json!(0)), "{audit:#}");
-        let by_type = json!({
+        let mut by_type = json!({
             "points_account.checked_in": self.check_ins,
             "points_account.recharged": self.recharges,
             "points_account.expired": self.expirations,
@@ -131,18 +165,35 @@ impl Books {
             "like.liked": self.liked,
             "like.unliked": self.unliked,
         });
+        // Each tip is six events, wherever its two users live.
+        let of_tips = [
+            "tip.offered",
+            "points_account.held",
+            "points_account.tip_received",
+            "tip_receipt.credited",
+            "tip.delivered",
+            "points_account.tip_paid",
+        ];
+        for of_tip in of_tips {
+            by_type[of_tip] = self.tips.into();
+        }
         assert_eq!(audit["by_type"], by_type);
-        let events = self.check_ins + 2 * self.recharges + self.expirations + self.liked + self.unliked;
+        let events = self.check_ins + 2 * self.recharges + self.expirations + self.liked + self.unliked + 6 * self.tips;
         assert_eq!(audit["events"], events);
         let heads = audit["heads"].as_object().unwrap();
         assert_eq!(heads.len(), 16);
         assert_eq!(heads.values().map(|head| head.as_u64().unwrap()).sum::<u64>(), events);
-        let streams = u64::try_from(self.accounts.len() + self.likes.len()).unwrap() + self.recharges;
+        let streams = u64::try_from(self.accounts.len() + self.likes.len()).unwrap() + self.recharges + 2 * self.tips;
         assert_eq!(audit["streams"], streams);
-        let (promo, paid) =
-            self.accounts.keys().map(|user| self.balance(user)).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        let balances: Vec<_> = self.accounts.keys().map(|user| self.balance(user)).collect();
+        let promo = balances.iter().map(|(promo, ..)| promo).sum::<i64>();
+        let paid = balances.iter().map(|(_, paid, _)| paid).sum::<i64>();
+        let income = balances.iter().map(|(.., income)| income).sum::<i64>();
         assert_eq!(promo, self.given - self.expired);
         assert_eq!(audit["ledger"]["user:available:promo"], promo);
         assert_eq!(audit["ledger"]["user:available:paid"], paid);
+        assert_eq!(audit["ledger"]["user:available:income"], income);
+        assert_eq!(audit["ledger"]["platform:tip_share"], self.tip_share);
+        assert_eq!((&audit["ledger"]["platform:transit"], &audit["tips_under_way"]), (&json!(0), &json!(0)));
     }
 }
