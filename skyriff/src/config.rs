@@ -6,6 +6,7 @@
 //! | `SKYRIFF_EVENT_STORE` | the event store's databases: `0-15=postgres://host/database` |
 //! | `SKYRIFF_READ_MODELS` | the read models' databases, primary first, then replicas: `0-7=postgres://a/x\|postgres://b/x;8-15=…` |
 //! | `SKYRIFF_TOKEN_SECRET` | the key that signs tokens, at least 32 bytes |
+//! | `SKYRIFF_MASTER_KEY`, or `SKYRIFF_MASTER_KEY_FILE` | the key that wraps the keys of persons: the base64 of 32 bytes |
 //! | `SKYRIFF_LISTEN` | where HTTP listens; `127.0.0.1:8080` |
 //! | `SKYRIFF_LOG`, `SKYRIFF_LOG_FORMAT` | what is logged, and how |
 //! | `SKYRIFF_POSTGRES_USER` | for `dev` as root: who the private Postgres runs as |
@@ -28,6 +29,8 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 /// Connections that one process opens to one read database.
 const READ_CONNECTIONS_MAX: u32 = 16;
+/// Connections of a pool that is asked now and then.
+const SMALL_CONNECTIONS_MAX: u32 = 4;
 
 /// The databases, from options or the environment.
 #[derive(Args, Clone, Debug)]
@@ -278,6 +281,16 @@ impl Databases {
         };
         self.read_models.iter().map(of).collect()
     }
+}
+
+/// A few connections for what is asked for now and then. Connects when first used.
+pub fn small_pool(options: &PgConnectOptions, role: &str, name: &str) -> PgPool {
+    let options = options.clone().username(role).application_name(name);
+    PgPoolOptions::new()
+        .max_connections(SMALL_CONNECTIONS_MAX)
+        .acquire_timeout(Duration::from_secs(2))
+        .idle_timeout(Duration::from_secs(600))
+        .connect_lazy_with(options.options([("statement_timeout", "10s")]))
 }
 
 fn read_pool(options: &PgConnectOptions) -> PgPool {

@@ -10,10 +10,15 @@ use skyriff_follow::Followers;
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
 use skyriff_read_side::Replicas;
+<<<<<<< HEAD
 use skyriff_write_side::{
     CommandSide, commands, event_store,
     processes::{self, ProcessSide, Services},
 };
+=======
+use skyriff_vault::MasterKeys;
+use skyriff_write_side::{CommandSide, commands, event_store};
+>>>>>>> wip-withdrawals
 use sqlx::{ConnectOptions, Connection, postgres::PgPoolOptions};
 use tokio::{
     net::TcpListener,
@@ -24,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, Served},
     config::{DatabaseArguments, Databases, PolicyArguments},
+    master_key::{self, MasterKeyArguments},
     telemetry,
     token::SecretArguments,
 };
@@ -55,6 +61,8 @@ pub struct Arguments {
     databases: DatabaseArguments,
     #[command(flatten)]
     secret: SecretArguments,
+    #[command(flatten)]
+    master_key: MasterKeyArguments,
     #[command(flatten)]
     tuning: Tuning,
     /// Which roles this process has.
@@ -111,9 +119,12 @@ impl Tuning {
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let databases = arguments.databases.databases()?;
+    let databases = arguments.databases.clone().databases()?;
     let stop = on_signal()?;
-    let running = Running::start(&databases, &arguments.secret.tokens()?, &arguments.tuning, &arguments.roles).await?;
+    let Arguments { secret, master_key, tuning, roles, .. } = &arguments;
+    let seals_or_opens = roles.contains(&Role::Command) || roles.contains(&Role::Query);
+    let master_keys = seals_or_opens.then(|| master_key.keys(secret.folder())).transpose()?;
+    let running = Running::start(&databases, &secret.tokens()?, master_keys.as_ref(), tuning, roles).await?;
     println!("SkyRiff listens on http://{}", running.address);
     running.until(stop).await?;
     Ok(ExitCode::SUCCESS)
@@ -144,7 +155,13 @@ pub struct Running {
 }
 
 impl Running {
-    pub async fn start(databases: &Databases, tokens: &Tokens, tuning: &Tuning, roles: &[Role]) -> Result<Self> {
+    pub async fn start(
+        databases: &Databases,
+        tokens: &Tokens,
+        master_keys: Option<&MasterKeys>,
+        tuning: &Tuning,
+        roles: &[Role],
+    ) -> Result<Self> {
         let listener = TcpListener::bind(tuning.listen).await.with_context(|| {
             format!("cannot listen on {}; is something else there? --listen takes another address", tuning.listen)
         })?;
@@ -182,7 +199,13 @@ impl Running {
             PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options)
         };
         let router = api::router(Served {
+<<<<<<< HEAD
             commands: commands.as_ref().filter(|_| roles.contains(&Role::Command)).map(|side| side.commands.clone()),
+=======
+            sealing: master_keys.map(|keys| master_key::vault(databases, databases::COMMAND, keys)),
+            opening: master_keys.map(|keys| master_key::vault(databases, databases::QUERY, keys)),
+            commands: commands.as_ref().map(|side| side.commands.clone()),
+>>>>>>> wip-withdrawals
             queries,
             tokens: tokens.clone(),
             limits: request::Limits::default(),

@@ -4,8 +4,10 @@ mod bulk;
 pub mod payout_callbacks;
 mod points;
 mod submit;
+mod withdrawals;
 
 pub use payout_callbacks::PayoutCallbacks;
+use skyriff_vault::Vault;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::Commands;
@@ -16,6 +18,11 @@ pub fn routes(commands: Commands) -> OpenApiRouter {
 }
 
 /// What payout providers say by themselves.
-pub fn payout_callbacks(callbacks: PayoutCallbacks) -> OpenApiRouter {
+pub fn payout_callback_routes(callbacks: PayoutCallbacks) -> OpenApiRouter {
     payout_callbacks::routes(callbacks)
+}
+
+/// The routes of withdrawals, whose destinations are sealed.
+pub fn withdrawal_routes(commands: Commands, vault: Vault) -> OpenApiRouter {
+    withdrawals::routes().with_state(withdrawals::Withdrawals { commands, vault })
 }
