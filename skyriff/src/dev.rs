@@ -33,13 +33,16 @@ pub struct Arguments {
 
 /// The file in the folder that holds [`environment`].
 const ENVIRONMENT: &str = "databases.env";
+/// The folder in it with the payment files.
+const PAYOUTS: &str = "payouts";
 /// The event store's database.
 const EVENTS: &str = "skyriff_events";
 /// The read models': two, so that sharding is real from the first day.
 const READS: [&str; 2] = ["skyriff_reads_0", "skyriff_reads_1"];
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Arguments { folder, tuning } = arguments;
+    let Arguments { folder, mut tuning } = arguments;
+    tuning.payouts = tuning.payouts.or_local(&folder.join(PAYOUTS));
     let stop = serve::on_signal()?;
     ensure!(
         tuning.listen.port() == 0 || std::net::TcpListener::bind(tuning.listen).is_ok(),
@@ -57,19 +60,9 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         let databases = prepare(&folder, &cluster).await?;
         let tokens = token::secret_of(&folder)?;
-<<<<<<< HEAD
-        let running = serve::Running::start(&databases, &tokens, &tuning, &serve::Role::ALL).await?;
-=======
         let master_keys = master_key::keys_of(&folder)?;
-        let running = serve::Running::start(
-            &databases,
-            &tokens,
-            Some(&master_keys),
-            &tuning,
-            &[serve::Role::Command, serve::Role::Query, serve::Role::Project],
-        )
-        .await?;
->>>>>>> wip-withdrawals
+        let all = &serve::Role::ALL;
+        let running = serve::Running::start(&databases, &tokens, Some(&master_keys), &tuning, all).await?;
         welcome(&folder, &running.address.to_string(), &tokens, &databases)?;
         // The servers are only stopped after the last request, so their end is a failure.
         let until = running.until(stop.clone());

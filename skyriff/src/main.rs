@@ -8,6 +8,7 @@ mod config;
 mod dev;
 mod master_key;
 mod migrate;
+mod payouts;
 mod play;
 mod serve;
 mod telemetry;

@@ -10,15 +10,12 @@ use skyriff_follow::Followers;
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
 use skyriff_read_side::Replicas;
-<<<<<<< HEAD
+use skyriff_vault::MasterKeys;
 use skyriff_write_side::{
     CommandSide, commands, event_store,
+    http::PayoutCallbacks,
     processes::{self, ProcessSide, Services},
 };
-=======
-use skyriff_vault::MasterKeys;
-use skyriff_write_side::{CommandSide, commands, event_store};
->>>>>>> wip-withdrawals
 use sqlx::{ConnectOptions, Connection, postgres::PgPoolOptions};
 use tokio::{
     net::TcpListener,
@@ -30,6 +27,7 @@ use crate::{
     api::{self, Served},
     config::{DatabaseArguments, Databases, PolicyArguments},
     master_key::{self, MasterKeyArguments},
+    payouts::{self, PayoutArguments},
     telemetry,
     token::SecretArguments,
 };
@@ -91,6 +89,8 @@ pub struct Tuning {
     cache_mib: u32,
     #[command(flatten)]
     policy: PolicyArguments,
+    #[command(flatten)]
+    pub payouts: PayoutArguments,
     /// For how many hours an idempotency key is remembered at least.
     #[arg(long, env = "SKYRIFF_KEEP_KEYS_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=24 * 366))]
     keep_keys_hours: u32,
@@ -122,7 +122,8 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let databases = arguments.databases.clone().databases()?;
     let stop = on_signal()?;
     let Arguments { secret, master_key, tuning, roles, .. } = &arguments;
-    let seals_or_opens = roles.contains(&Role::Command) || roles.contains(&Role::Query);
+    let pays = roles.contains(&Role::Process) && tuning.payouts.pays();
+    let seals_or_opens = roles.contains(&Role::Command) || roles.contains(&Role::Query) || pays;
     let master_keys = seals_or_opens.then(|| master_key.keys(secret.folder())).transpose()?;
     let running = Running::start(&databases, &secret.tokens()?, master_keys.as_ref(), tuning, roles).await?;
     println!("SkyRiff listens on http://{}", running.address);
@@ -186,9 +187,24 @@ impl Running {
         let projector = roles.contains(&Role::Project).then(|| {
             Followers::start(&Projection::ALL, "skyriff project", &databases.to_follow(), &databases.to_project())
         });
-        let processes = commands.as_ref().filter(|_| roles.contains(&Role::Process)).map(|side| {
-            let services = Services { commands: side.commands.clone(), shards: databases.shard_count };
-            ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default())
+        let processes = match commands.as_ref().filter(|_| roles.contains(&Role::Process)) {
+            None => None,
+            Some(side) => {
+                let payouts = tuning.payouts.payouts(databases, master_keys)?;
+                if payouts.is_none() {
+                    tracing::warn!("SKYRIFF_PAYOUT_PROVIDER is not set: this process pays no withdrawals");
+                }
+                let services = Services { commands: side.commands.clone(), shards: databases.shard_count, payouts };
+                Some(ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default()))
+            }
+        };
+        let serves_commands = commands.as_ref().filter(|_| roles.contains(&Role::Command));
+        let callbacks_of = tuning.payouts.callbacks()?;
+        let payout_callbacks = serves_commands.map(|side| PayoutCallbacks {
+            commands: side.commands.clone(),
+            shards: databases.shard_count,
+            records: payouts::records(databases, databases::COMMAND),
+            provider: callbacks_of,
         });
         let queries = roles.contains(&Role::Query).then(|| {
             let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
@@ -199,13 +215,10 @@ impl Running {
             PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options)
         };
         let router = api::router(Served {
-<<<<<<< HEAD
-            commands: commands.as_ref().filter(|_| roles.contains(&Role::Command)).map(|side| side.commands.clone()),
-=======
             sealing: master_keys.map(|keys| master_key::vault(databases, databases::COMMAND, keys)),
             opening: master_keys.map(|keys| master_key::vault(databases, databases::QUERY, keys)),
-            commands: commands.as_ref().map(|side| side.commands.clone()),
->>>>>>> wip-withdrawals
+            payout_callbacks,
+            commands: serves_commands.map(|side| side.commands.clone()),
             queries,
             tokens: tokens.clone(),
             limits: request::Limits::default(),
