@@ -58,12 +58,12 @@ impl Breaker {
     }
 
     /// Whether a request may go; if not, how long to wait.
-    pub(super) fn admit(&self) -> Result<Permit, Duration> {
+    pub(super) fn admit(&self, now: Instant) -> Result<Permit, Duration> {
         let mut state = self.state();
         let trial = match state.open_until {
             None => false,
             Some(until) => {
-                let left = until.saturating_duration_since(Instant::now());
+                let left = until.saturating_duration_since(now);
                 if !left.is_zero() {
                     return Err(left);
                 }
@@ -98,23 +98,23 @@ impl Permit {
     }
 
     /// The provider did not answer, or that it is broken.
-    pub(super) fn failed(self) {
+    pub(super) fn failed(self, now: Instant) {
         let mut state = self.breaker.state();
         if state.open_until.is_some() && !self.trial {
             return;
         }
         state.failures = state.failures.saturating_add(1);
         if self.trial || state.failures >= FAILURES_MAX {
-            state.open_until = Some(Instant::now() + state.cool_down);
+            state.open_until = Some(now + state.cool_down);
             state.cool_down = (state.cool_down * 2).min(COOL_DOWN_MAX);
             state.gauge.set(2.0);
         }
     }
 
     /// The provider asked to be left alone for a while.
-    pub(super) fn told_to_wait(self, wait: Duration) {
+    pub(super) fn told_to_wait(self, wait: Duration, now: Instant) {
         let mut state = self.breaker.state();
-        let until = Instant::now() + wait.min(COOL_DOWN_MAX);
+        let until = now + wait.min(COOL_DOWN_MAX);
         state.open_until = Some(state.open_until.map_or(until, |open| open.max(until)));
         state.gauge.set(2.0);
     }
@@ -132,32 +132,33 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn it_opens_tries_one_at_a_time_and_closes() {
+    #[test]
+    fn it_opens_tries_one_at_a_time_and_closes() {
         let breaker = Breaker::new("test");
-        let before = breaker.admit().unwrap();
+        let now = Instant::now();
+        let before = breaker.admit(now).unwrap();
         for _ in 0..FAILURES_MAX {
-            breaker.admit().unwrap().failed();
+            breaker.admit(now).unwrap().failed(now);
         }
-        assert_eq!(breaker.admit().unwrap_err(), COOL_DOWN);
+        assert_eq!(breaker.admit(now).unwrap_err(), COOL_DOWN);
         before.answered();
-        assert!(breaker.admit().is_err(), "what was sent before says nothing of now");
+        assert!(breaker.admit(now).is_err(), "what was sent before says nothing of now");
 
-        tokio::time::advance(COOL_DOWN).await;
-        let trial = breaker.admit().unwrap();
-        assert!(breaker.admit().is_err(), "one at a time");
-        trial.failed();
-        assert_eq!(breaker.admit().unwrap_err(), COOL_DOWN * 2);
+        let now = now + COOL_DOWN;
+        let trial = breaker.admit(now).unwrap();
+        assert!(breaker.admit(now).is_err(), "one at a time");
+        trial.failed(now);
+        assert_eq!(breaker.admit(now).unwrap_err(), COOL_DOWN * 2);
 
-        tokio::time::advance(COOL_DOWN * 2).await;
-        drop(breaker.admit().unwrap());
-        breaker.admit().expect("one that was given up leaves room for another").answered();
+        let now = now + COOL_DOWN * 2;
+        drop(breaker.admit(now).unwrap());
+        breaker.admit(now).expect("one that was given up leaves room for another").answered();
         for _ in 0..FAILURES_MAX - 1 {
-            breaker.admit().unwrap().failed();
+            breaker.admit(now).unwrap().failed(now);
         }
-        breaker.admit().expect("closed, and from the start").answered();
+        breaker.admit(now).expect("closed, and from the start").answered();
 
-        breaker.admit().unwrap().told_to_wait(Duration::from_secs(3_600));
-        assert_eq!(breaker.admit().unwrap_err(), COOL_DOWN_MAX, "bounded, whatever it asks for");
+        breaker.admit(now).unwrap().told_to_wait(Duration::from_secs(3_600), now);
+        assert_eq!(breaker.admit(now).unwrap_err(), COOL_DOWN_MAX, "bounded, whatever it asks for");
     }
 }

@@ -243,7 +243,7 @@ impl HttpProvider {
         let mut tries = 0;
         loop {
             tries += 1;
-            let permit = self.breaker.admit().map_err(|left| Doubt::Unknown {
+            let permit = self.breaker.admit(Instant::now()).map_err(|left| Doubt::Unknown {
                 reason: "the provider is left alone for a while, after what it answered last".to_owned(),
                 retry_after: Some(left),
             })?;
@@ -254,13 +254,13 @@ impl HttpProvider {
             let late = || NoAnswer { reason: "no answer in time".to_owned(), not_sent: false, retry_after: None };
             let none = match asked.unwrap_or_else(|_| Err(late())) {
                 Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
-                    permit.told_to_wait(answer.retry_after.unwrap_or(BACK_OFF));
+                    permit.told_to_wait(answer.retry_after.unwrap_or(BACK_OFF), Instant::now());
                     return Err(no_word(answer.status, &answer));
                 }
                 Ok(answer) if answer.status.is_server_error() => {
                     match answer.retry_after {
-                        Some(wait) => permit.told_to_wait(wait),
-                        None => permit.failed(),
+                        Some(wait) => permit.told_to_wait(wait, Instant::now()),
+                        None => permit.failed(Instant::now()),
                     }
                     let reason = format!("the provider answered {}", answer.status);
                     NoAnswer { reason, not_sent: false, retry_after: answer.retry_after }
@@ -270,7 +270,7 @@ impl HttpProvider {
                     return Ok(answer);
                 }
                 Err(none) => {
-                    permit.failed();
+                    permit.failed(Instant::now());
                     none
                 }
             };

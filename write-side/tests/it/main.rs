@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod hostile_provider;
 mod proxy;
 mod steps;
 mod store;
@@ -16,6 +17,7 @@ mod long_reads;
 mod model;
 mod outcome_unknown;
 mod overload;
+mod payouts;
 mod refusals;
 mod security;
 mod snapshot_damage;
