@@ -33,4 +33,4 @@ bench: setup ## Measure commands per second beside the stock path and the limits
 	cargo bench --package skyriff --locked --bench commands
 
 clean: ## Delete the data of `make run`
-	rm -rf $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run $(FOLDER)/*.log $(FOLDER)/demo-user $(FOLDER)/token-secret $(FOLDER)/databases.env
+	rm -rf $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run $(FOLDER)/*.log $(FOLDER)/demo-user $(FOLDER)/token-secret $(FOLDER)/databases.env $(FOLDER)/payouts

@@ -94,8 +94,11 @@ impl PayoutCallbacks {
     ) -> Result<&Label, NotBelieved> {
         let (provider, secret) = self.provider.as_ref().ok_or(NotBelieved::Forged)?;
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        // Digits only, as they are signed: "+1" and "01" would parse too.
         let timestamp = header(TIMESTAMP).parse::<i64>().map_err(|_| NotBelieved::Forged)?;
+        // As it is signed: "+1" and "01" would parse too.
+        if timestamp.to_string() != header(TIMESTAMP) {
+            return Err(NotBelieved::Forged);
+        }
         let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
         let signed = Signed { timestamp, method: method.as_str(), path, body };
         secret.verify(signed, header(SIGNATURE), Utc::now().timestamp())?;

@@ -40,7 +40,7 @@ const TASKS: &str = "skyriff_process_tasks";
 const STUCK: &str = "skyriff_process_stuck_tasks";
 /// Tasks among them that wait for a person: the alarm. Of payouts, the withdrawals that need attention.
 const ATTENTION: &str = "skyriff_process_needing_attention_tasks";
-/// Seconds since the oldest task that is not done was added; 0 when there is none.
+/// Seconds since the oldest task that is not done was added; 0 when there is none. Of payouts, the oldest that is not over.
 const LAG_SECONDS: &str = "skyriff_process_lag_seconds";
 /// Reactions, by `process` and `outcome`: done, later.
 const REACTIONS: &str = "skyriff_process_reactions_total";

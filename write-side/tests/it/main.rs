@@ -17,6 +17,7 @@ mod long_reads;
 mod model;
 mod outcome_unknown;
 mod overload;
+mod payment_files;
 mod payouts;
 mod refusals;
 mod security;

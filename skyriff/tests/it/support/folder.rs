@@ -44,7 +44,17 @@ impl Folder {
 
     /// `skyriff dev`, when it says that it runs.
     pub async fn dev_at(&self, listen: &str) -> Dev {
-        let mut process = self.spawn_dev(listen);
+        Self::welcomed(self.spawn_dev(listen)).await
+    }
+
+    /// Likewise, with these variables.
+    pub async fn dev_with(&self, listen: &str, variables: &[(&str, &str)]) -> Dev {
+        let mut command = skyriff(&["dev", "--folder", &self.as_str(), "--listen", listen]);
+        command.envs(variables.iter().copied());
+        Self::welcomed(Process::spawn(command)).await
+    }
+
+    async fn welcomed(mut process: Process) -> Dev {
         let welcome = process.says("its welcome", |said| said.contains("/ledger-entries").then(|| said.to_owned()));
         let welcome = welcome.await;
         let after = |start: &str, end: char| {
