@@ -194,7 +194,7 @@ impl Running {
                 if payouts.is_none() {
                     tracing::warn!("SKYRIFF_PAYOUT_PROVIDER is not set: this process pays no withdrawals");
                 }
-                let services = Services { commands: side.commands.clone(), shards: databases.shard_count, payouts };
+                let services = Services::new(side.commands.clone(), databases.shard_count).with_payouts(payouts);
                 Some(ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default()))
             }
         };

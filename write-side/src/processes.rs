@@ -81,8 +81,7 @@ pub struct Services {
     pub commands: Commands,
     /// Which shard decides for a user.
     pub shards: ShardCount,
-    /// What paying withdrawals takes; a node without it leaves that to others.
-    pub payouts: Option<Payouts>,
+    payouts: Option<Payouts>,
 }
 
 /// What came of reacting to an event.
@@ -113,6 +112,17 @@ impl Reaction {
 }
 
 impl Services {
+    /// For reactions that send commands.
+    pub const fn new(commands: Commands, shards: ShardCount) -> Self {
+        Self { commands, shards, payouts: None }
+    }
+
+    /// What paying withdrawals takes; a node without it leaves that to others.
+    #[must_use]
+    pub fn with_payouts(self, payouts: Option<Payouts>) -> Self {
+        Self { payouts, ..self }
+    }
+
     /// Send a command because of an event, the same command whenever it is sent again.
     async fn command(
         &self,

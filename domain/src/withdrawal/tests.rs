@@ -769,10 +769,12 @@ proptest! {
                     (on_account(days, action), if enough { Verdict::Changes } else { Verdict::No })
                 }
                 Move::Step(user, number, what) => {
-                    let verdict = match what {
-                        _ if *user != OWNER => Verdict::No,
-                        What::Request { points, .. } => model.request(*number, at(days).date_naive(), points.get()),
-                        what => model.step(*number, what),
+                    let verdict = if *user != OWNER {
+                        Verdict::No
+                    } else if let What::Request { points, .. } = what {
+                        model.request(*number, at(days).date_naive(), points.get())
+                    } else {
+                        model.step(*number, what)
                     };
                     (step(*user, days, *number, what.clone()), verdict)
                 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, extract::State, http::HeaderValue, response::IntoResponse};
+use axum::{extract::State, http::HeaderValue, response::IntoResponse};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use skyriff_domain::{LogPosition, Position, ShardId, withdrawal::Status};
 use skyriff_edge::{Caller, Problem, Query, Right, problem::ProblemBody};
-use sqlx::PgPool;
+use sqlx::{PgPool, types::Json};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -87,7 +87,7 @@ pub(crate) async fn queue(
     let positions = positions.into_iter().take(AT_LEAST_MAX);
     let positions = positions.map(|(shard, position)| LogPosition { shard, position }.to_string()).collect::<Vec<_>>();
     let position = HeaderValue::try_from(positions.join(",")).ok();
-    Ok(([(POSITION, position)].map(present), Json(WithdrawalQueue { withdrawals, next })))
+    Ok(([(POSITION, position)].map(present), axum::Json(WithdrawalQueue { withdrawals, next })))
 }
 
 /// Where a withdrawal stands in the queue. Two may be of the same moment.
@@ -131,7 +131,8 @@ impl QueryEverywhere for Waiting {
         let Self { status, after, limit } = self;
         let numbers: Vec<_> = shards.iter().filter_map(|shard| i16::try_from(shard.0).ok()).collect();
         // The list of statuses is for the planner: it is the condition of the index.
-        let (checkpoints, rows): (sqlx::types::Json<Vec<(u16, i64)>>, sqlx::types::Json<Vec<Row>>) = sqlx::query_as(
+        type Answer = (Json<Vec<(u16, i64)>>, Json<Vec<Row>>);
+        let (checkpoints, rows): Answer = sqlx::query_as(
             "SELECT (
                  SELECT coalesce(json_agg(json_build_array(c.shard, c.position)), '[]') FROM checkpoints c
                  WHERE c.projection = 'withdrawals' AND c.version = 1 AND c.shard = ANY ($5)
@@ -171,7 +172,7 @@ mod tests {
             "1.",
             ".1",
             "-1.00000000-0000-0000-0000-000000000000",
-            "99999999999999999.00000000-0000-0000-0000-000000000000",
+            "999999999999999999.00000000-0000-0000-0000-000000000000",
         ] {
             assert_eq!(Place::decode(bad), None, "{bad}");
         }

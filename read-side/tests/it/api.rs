@@ -57,6 +57,11 @@ impl Api {
         let count = ShardCount::default();
         let database = ReadDatabase { shards: count.shards().collect(), primary, replicas };
         let (routes, _) = routes(Replicas::new(count, vec![database], patience)).split_for_parts();
+        Self::of(routes)
+    }
+
+    /// These routes.
+    pub(crate) fn of(routes: Router) -> Self {
         let tokens = Tokens::new(&[7; 32]).unwrap();
         Self { router: request::around(routes, tokens.clone(), Limits { timeout: LONG, ..Limits::default() }), tokens }
     }

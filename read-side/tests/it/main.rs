@@ -8,3 +8,4 @@ mod rows;
 mod balance;
 mod freshness;
 mod ledger_entries;
+mod withdrawals;

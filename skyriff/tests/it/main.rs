@@ -15,3 +15,4 @@ mod play;
 mod support;
 mod surface;
 mod welcome;
+mod withdrawals;

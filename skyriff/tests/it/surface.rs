@@ -43,6 +43,14 @@ async fn the_surface_is_described_measured_and_says_what_is_wrong() {
         "post /v1/users/{user}/adjustments",
         "get /v1/users/{user}/balance",
         "get /v1/users/{user}/ledger-entries",
+        "post /v1/withdrawals",
+        "get /v1/withdrawals",
+        "get /v1/users/{user}/withdrawals",
+        "get /v1/users/{user}/withdrawals/{withdrawal}",
+        "post /v1/users/{user}/withdrawals/{withdrawal}/cancel",
+        "post /v1/users/{user}/withdrawals/{withdrawal}/approve",
+        "post /v1/users/{user}/withdrawals/{withdrawal}/reject",
+        "post /v1/users/{user}/withdrawals/{withdrawal}/resolve",
     ] {
         assert!(described.contains(route), "{route} is not in {described:?}");
     }

@@ -26,3 +26,4 @@ mod snapshots;
 mod stock;
 mod together;
 mod two_nodes;
+mod withdrawals;

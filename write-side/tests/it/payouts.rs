@@ -219,7 +219,7 @@ impl Plan {
             records: WithdrawalRecords::new([(plan.react.clone(), shards.clone())]),
             patience: plan.patience,
         };
-        let services = Services { commands: side.commands.clone(), shards: count, payouts: Some(payouts) };
+        let services = Services::new(side.commands.clone(), count).with_payouts(Some(payouts));
         let database = ProcessDatabase { options: plan.react, shards };
         let limits = processes::Limits { back_off_max: Duration::from_millis(200), ..processes::Limits::default() };
         let processes = ProcessSide::start(&[database], &services, &limits);
