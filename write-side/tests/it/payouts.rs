@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
 use skyriff_domain::{
     Event, Intent, ShardCount, UserId, WithdrawalId, ledger, shard_of,
-    withdrawal::{Outcome, Status, Step, What, Withdrawal},
+    withdrawal::{self, Outcome, Status, Step, What, Withdrawal},
 };
 use skyriff_edge::{
     Tokens,
@@ -333,7 +333,7 @@ async fn what_cannot_be_decided_needs_attention_and_ends_when_the_provider_or_an
             [usize::try_from(key.as_u128() % 5).unwrap()],
     };
     let pay = |key: Uuid, _| {
-        if key.as_u128() % 2 == 0 { Paying::LoseAfter(End::Paid) } else { Paying::FailBefore }
+        if key.as_u128().is_multiple_of(2) { Paying::LoseAfter(End::Paid) } else { Paying::FailBefore }
     };
     let provider = HostileProvider::start(pay, look).await;
     provider.call_back_at(&house.callbacks);
@@ -421,7 +421,7 @@ async fn at_random(seed: u64) {
     };
     let look = move |key: Uuid, times| {
         // One in eight can never be looked up.
-        if key.as_u128() % 8 == 0 && times > 1 {
+        if key.as_u128().is_multiple_of(8) && times > 1 {
             return Looking::Fail;
         }
         if times > MISCHIEF_MAX {
@@ -552,10 +552,11 @@ async fn a_person_that_was_erased_is_not_paid_and_needs_attention() {
     let _payer = house.plan(client(&provider), patient()).start();
     house.until("waiting for a person", |status| status == Status::NeedsAttention).await;
     assert_eq!(provider.times_asked_to_pay(withdrawal.0), 0);
-    let reason = house.store.log().await.into_iter().find_map(|logged| match logged.event() {
-        Event::Withdrawal(skyriff_domain::withdrawal::Event::AttentionNeeded { reason }) => Some(reason),
-        _ => None,
-    });
+    // Every other event has nothing to say here, whatever kinds there will be.
+    let needed = |event| {
+        if let Event::Withdrawal(withdrawal::Event::AttentionNeeded { reason }) = event { Some(reason) } else { None }
+    };
+    let reason = house.store.log().await.iter().find_map(|logged| needed(logged.event()));
     assert!(reason.unwrap().as_str().contains("the person's key was destroyed"));
     house.ledger_agrees().await;
 }
