@@ -24,6 +24,8 @@ enum Provider {
     Local,
     /// Asks somebody's HTTP API.
     Http,
+    /// Nobody: approved withdrawals wait.
+    None,
 }
 
 /// Who pays withdrawals, and how long it may take.
@@ -76,13 +78,13 @@ impl PayoutArguments {
 
     /// Whether this process pays anything.
     pub const fn pays(&self) -> bool {
-        self.payout_provider.is_some()
+        matches!(self.payout_provider, Some(Provider::Local | Provider::Http))
     }
 
     /// What the process that pays needs, if it is to pay.
     pub fn payouts(&self, databases: &Databases, master_keys: Option<&MasterKeys>) -> Result<Option<Payouts>> {
         let provider: Arc<dyn PayoutProvider> = match self.payout_provider {
-            None => return Ok(None),
+            None | Some(Provider::None) => return Ok(None),
             Some(Provider::Local) => {
                 let folder = self.payout_folder.as_ref().context("the local provider needs --payout-folder")?;
                 let opened = LocalProvider::open(folder);

@@ -192,7 +192,7 @@ impl Running {
             Some(side) => {
                 let payouts = tuning.payouts.payouts(databases, master_keys)?;
                 if payouts.is_none() {
-                    tracing::warn!("SKYRIFF_PAYOUT_PROVIDER is not set: this process pays no withdrawals");
+                    tracing::warn!("SKYRIFF_PAYOUT_PROVIDER names nobody: this process pays no withdrawals");
                 }
                 let services = Services::new(side.commands.clone(), databases.shard_count).with_payouts(payouts);
                 Some(ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default()))

@@ -12,6 +12,7 @@ use crate::{
     crashes::free_port,
     hostile_provider::{End, HostileProvider, Looking, Paying, SECRET},
     support::{Api, Dev, Folder, Process, eventually, skyriff},
+    withdrawals::files_with,
 };
 
 const ACCOUNT: &str = "mei.lin@example.com";
@@ -77,6 +78,7 @@ async fn without_an_account_anywhere_withdrawals_go_into_a_payment_file() {
     for (path, mode) in [(file.clone(), 0o600), (folder.join("payouts"), 0o700)] {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
     }
+    assert_eq!(files_with(&folder, ACCOUNT), [file.display().to_string()], "it is nowhere else");
     let ended = dev.interrupt().await.well();
     for said in [&ended.stdout, &ended.stderr] {
         assert!(!said.contains(ACCOUNT), "a destination was logged:\n{said}");
