@@ -2,7 +2,7 @@
 
 use axum::{Json, Router, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
-use skyriff_domain::UserId;
+use skyriff_domain::{UserId, WithdrawalId};
 use skyriff_edge::{
     Tokens,
     request::{self, Limits},
@@ -30,8 +30,8 @@ use utoipa_swagger_ui::SwaggerUi;
     ),
     tags((name = "points", description = "What users have, and what moves it"),
          (name = "withdrawals", description = "Income that is paid out as money, after review")),
-    // Every path names it, no body of a command does: a process of only that role would leave it out.
-    components(schemas(UserId)),
+    // Paths name them, no body of a command does: a process of only that role would leave them out.
+    components(schemas(UserId, WithdrawalId)),
     modifiers(&Bearer)
 )]
 struct Description;
