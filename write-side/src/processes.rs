@@ -4,8 +4,8 @@
 //! log ─▶ follow: which events ask for something ─▶ tasks ─▶ worker: react, with commands ─▶ task deleted
 //! ```
 //!
-//! A process is a file: which events it reacts to, and how ([`tips`], [`payouts`]). [`follow`] turns those events into tasks, in one
-//! transaction with its checkpoint; [`worker`] does the tasks, several at once, each until it is done.
+//! A process is a file: which events it reacts to, and how ([`tips`], [`payouts`]). `follow` turns those events into tasks, in one
+//! transaction with its checkpoint; `worker` does the tasks, several at once, each until it is done.
 //!
 //! # What must hold
 //! * A reaction is safe to repeat, at any time and beside itself: the streams that it commands remember what has been
