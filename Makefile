@@ -53,4 +53,4 @@ bench: setup ## Measure commands per second beside the stock path and the limits
 	cargo bench --package skyriff --locked --bench commands
 
 clean: ## Delete the data of `make run`
-	rm -rf $(FOLDER)/kafka $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run $(FOLDER)/*.log $(FOLDER)/demo-user $(FOLDER)/token-secret $(FOLDER)/databases.env
+	rm -rf $(FOLDER)/kafka $(FOLDER)/payouts $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run $(FOLDER)/*.log $(FOLDER)/demo-user $(FOLDER)/token-secret $(FOLDER)/databases.env

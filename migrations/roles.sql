@@ -5,7 +5,7 @@
 --   skyriff_owner    owns the tables and runs migrations; no process of the app uses it while serving
 --   skyriff_command  appends: may read and insert events and wrapped keys of persons, never change or remove them
 --   skyriff_project  reads events, writes read models
---   skyriff_process  reads events, keeps what processes have yet to do
+--   skyriff_process  reads events and wrapped keys of persons, keeps what processes have yet to do
 --   skyriff_query    reads events, read models and wrapped keys of persons
 --   skyriff_relay    reads events, keeps how far it has sent them
 DO $$

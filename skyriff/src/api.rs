@@ -9,7 +9,7 @@ use skyriff_edge::{
 };
 use skyriff_read_side::Replicas;
 use skyriff_vault::Vault;
-use skyriff_write_side::Commands;
+use skyriff_write_side::{Commands, http::PayoutCallbacks};
 use sqlx::PgPool;
 use utoipa::{
     Modify, OpenApi,
@@ -60,6 +60,8 @@ pub struct Served {
     pub sealing: Option<Vault>,
     /// Opens it for queries, which show it masked.
     pub opening: Option<Vault>,
+    /// What payout providers say by themselves.
+    pub payout_callbacks: Option<PayoutCallbacks>,
     pub tokens: Tokens,
     pub limits: Limits,
     pub metrics: PrometheusHandle,
@@ -75,6 +77,9 @@ pub fn router(served: Served) -> Router {
             routes = routes.merge(skyriff_write_side::http::withdrawal_routes(commands.clone(), vault));
         }
         routes = routes.merge(skyriff_write_side::http::routes(commands));
+    }
+    if let Some(callbacks) = served.payout_callbacks {
+        routes = routes.merge(skyriff_write_side::http::payout_callback_routes(callbacks));
     }
     if let Some(queries) = served.queries {
         if let Some(vault) = served.opening {

@@ -19,6 +19,10 @@
 //! | `SKYRIFF_CHECK_IN_POINTS`, `SKYRIFF_STREAK_DAYS`, `SKYRIFF_STREAK_BONUS`, `SKYRIFF_PROMO_LIFETIME_DAYS`, `SKYRIFF_HOLD_LIFETIME_S`, `SKYRIFF_HOLD_LIFETIME_MAX_S`, `SKYRIFF_OPEN_HOLDS_MAX`, `SKYRIFF_REFUND_WINDOW_S`, `SKYRIFF_AMOUNT_MAX` | the numbers of the points rules |
 //! | `SKYRIFF_TIP_SHARE_PERMILLE`, `SKYRIFF_TIP_MAX` | the numbers of tips |
 //! | `SKYRIFF_WITHDRAWAL_MIN`, `…_PER_DAY`, `…_PER_MONTH`, `…_REVIEW_FROM`, `…_TWO_REVIEWS_FROM`, `…_FEE_PERMILLE`, `…_MINOR_PER_100_POINTS`, `…_CURRENCY` | the numbers of withdrawals |
+//! | `SKYRIFF_PAYOUT_PROVIDER` | who pays withdrawals: `local`, `http` or `none`; nobody |
+//! | `SKYRIFF_PAYOUT_FOLDER` | for `local`: where the payment files are |
+//! | `SKYRIFF_PAYOUT_URL`, `…_NAME`, `…_SECRET` or `…_SECRET_FILE`, `…_CONNECT_TIMEOUT_MS`, `…_TIMEOUT_MS` | for `http`: where it is, what it is called, what is signed with, how long it may take |
+//! | `SKYRIFF_PAYOUT_LOOK_AGAIN_MIN_MS`, `…_LOOK_AGAIN_MAX_MS`, `…_ATTENTION_AFTER_S` | how long payouts are waited for |
 //! | `SKYRIFF_EXECUTORS`, `SKYRIFF_QUEUE_MAX`, `SKYRIFF_BATCH_MAX`, `SKYRIFF_CACHE_MIB`, `SKYRIFF_KEEP_KEYS_HOURS`, `SKYRIFF_REQUIRE_STANDBY`, `SKYRIFF_FRESHNESS_WAIT_MS` | how much a process takes on |
 //!
 //! Each process connects as the role that its work needs, so the addresses carry no user; passwords come from a

@@ -38,13 +38,16 @@ pub struct Arguments {
 
 /// The file in the folder that holds [`environment`].
 const ENVIRONMENT: &str = "databases.env";
+/// The folder in it with the payment files.
+const PAYOUTS: &str = "payouts";
 /// The event store's database.
 const EVENTS: &str = "skyriff_events";
 /// The read models': two, so that sharding is real from the first day.
 const READS: [&str; 2] = ["skyriff_reads_0", "skyriff_reads_1"];
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Arguments { folder, tuning, streams, roles } = arguments;
+    let Arguments { folder, mut tuning, streams, roles } = arguments;
+    tuning.payouts = tuning.payouts.or_local(&folder.join(PAYOUTS));
     let roles = roles.unwrap_or_else(|| {
         let relay = streams.kafka_is_named().then_some(Role::Relay);
         Role::ALL.into_iter().chain(relay).collect()

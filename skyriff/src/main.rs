@@ -9,6 +9,7 @@ mod config;
 mod dev;
 mod master_key;
 mod migrate;
+mod payouts;
 mod play;
 mod serve;
 mod telemetry;

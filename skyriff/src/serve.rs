@@ -14,6 +14,7 @@ use skyriff_read_side::Replicas;
 use skyriff_vault::MasterKeys;
 use skyriff_write_side::{
     CommandSide, commands, event_store,
+    http::PayoutCallbacks,
     processes::{self, ProcessSide, Services},
 };
 use sqlx::{ConnectOptions, Connection, postgres::PgPoolOptions};
@@ -27,6 +28,7 @@ use crate::{
     api::{self, Served},
     config::{DatabaseArguments, Databases, KafkaArguments, PolicyArguments},
     master_key::{self, MasterKeyArguments},
+    payouts::{self, PayoutArguments},
     telemetry,
     token::SecretArguments,
 };
@@ -122,6 +124,8 @@ pub struct Tuning {
     cache_mib: u32,
     #[command(flatten)]
     policy: PolicyArguments,
+    #[command(flatten)]
+    pub payouts: PayoutArguments,
     /// For how many hours an idempotency key is remembered at least.
     #[arg(long, env = "SKYRIFF_KEEP_KEYS_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=24 * 366))]
     keep_keys_hours: u32,
@@ -153,7 +157,8 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let databases = arguments.databases.clone().databases()?;
     let stop = on_signal()?;
     let Arguments { secret, master_key, tuning, streams, roles, .. } = &arguments;
-    let seals_or_opens = roles.contains(&Role::Command) || roles.contains(&Role::Query);
+    let pays = roles.contains(&Role::Process) && tuning.payouts.pays();
+    let seals_or_opens = roles.contains(&Role::Command) || roles.contains(&Role::Query) || pays;
     let master_keys = seals_or_opens.then(|| master_key.keys(secret.folder())).transpose()?;
     let running = Running::start(&databases, &secret.tokens()?, master_keys.as_ref(), tuning, streams, roles).await?;
     println!("SkyRiff listens on http://{}", running.address);
@@ -224,9 +229,24 @@ impl Running {
             true => Some(relay(databases, &streams.kafka).await?),
             false => None,
         };
-        let processes = commands.as_ref().filter(|_| roles.contains(&Role::Process)).map(|side| {
-            let services = Services::new(side.commands.clone(), databases.shard_count);
-            ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default())
+        let processes = match commands.as_ref().filter(|_| roles.contains(&Role::Process)) {
+            None => None,
+            Some(side) => {
+                let payouts = tuning.payouts.payouts(databases, master_keys)?;
+                if payouts.is_none() {
+                    tracing::warn!("SKYRIFF_PAYOUT_PROVIDER names nobody: this process pays no withdrawals");
+                }
+                let services = Services::new(side.commands.clone(), databases.shard_count).with_payouts(payouts);
+                Some(ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default()))
+            }
+        };
+        let serves_commands = commands.as_ref().filter(|_| roles.contains(&Role::Command));
+        let callbacks_of = tuning.payouts.callbacks()?;
+        let payout_callbacks = serves_commands.map(|side| PayoutCallbacks {
+            commands: side.commands.clone(),
+            shards: databases.shard_count,
+            records: payouts::records(databases, databases::COMMAND),
+            provider: callbacks_of,
         });
         let queries = roles.contains(&Role::Query).then(|| {
             let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
@@ -239,7 +259,8 @@ impl Running {
         let router = api::router(Served {
             sealing: master_keys.map(|keys| master_key::vault(databases, databases::COMMAND, keys)),
             opening: master_keys.map(|keys| master_key::vault(databases, databases::QUERY, keys)),
-            commands: commands.as_ref().filter(|_| roles.contains(&Role::Command)).map(|side| side.commands.clone()),
+            payout_callbacks,
+            commands: serves_commands.map(|side| side.commands.clone()),
             queries,
             tokens: tokens.clone(),
             limits: request::Limits::default(),

@@ -2,12 +2,14 @@
 
 mod bulk;
 mod likes;
+pub mod payout_callbacks;
 mod points;
 mod submit;
 mod tips;
 mod withdrawals;
 mod works;
 
+pub use payout_callbacks::PayoutCallbacks;
 use skyriff_vault::Vault;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -21,6 +23,11 @@ pub fn routes(commands: Commands) -> OpenApiRouter {
         .merge(works::routes())
         .merge(bulk::routes())
         .with_state(commands)
+}
+
+/// What payout providers say by themselves.
+pub fn payout_callback_routes(callbacks: PayoutCallbacks) -> OpenApiRouter {
+    payout_callbacks::routes(callbacks)
 }
 
 /// The routes of withdrawals, whose destinations are sealed.

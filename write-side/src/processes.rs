@@ -4,8 +4,8 @@
 //! log ─▶ follow: which events ask for something ─▶ tasks ─▶ worker: react, with commands ─▶ task deleted
 //! ```
 //!
-//! A process is a file: which events it reacts to, and how ([`tips`]). [`follow`] turns those events into tasks, in one
-//! transaction with its checkpoint; [`worker`] does the tasks, several at once, each until it is done.
+//! A process is a file: which events it reacts to, and how ([`tips`], [`payouts`]). `follow` turns those events into tasks, in one
+//! transaction with its checkpoint; `worker` does the tasks, several at once, each until it is done.
 //!
 //! # What must hold
 //! * A reaction is safe to repeat, at any time and beside itself: the streams that it commands remember what has been
@@ -15,11 +15,13 @@
 
 mod absent;
 mod follow;
+pub mod payouts;
 pub mod tips;
 mod worker;
 
 use std::time::Duration;
 
+use chrono::{SubsecRound, Utc};
 use skyriff_domain::{Command, CommandId, Intent, Metadata, RecordedEvent, ShardCount, ShardId, UserId, shard_of};
 use skyriff_follow::{Followers, LogDatabase, TableDatabase};
 use sqlx::postgres::PgConnectOptions;
@@ -27,23 +29,26 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::absent::AbsentShards;
-use crate::{Commands, Failure, Fingerprint, Receipt, Submission};
+use crate::{Commands, Failure, Fingerprint, Receipt, Submission, payouts::Payouts};
 
 /// The processes there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Process {
     /// Brings tips from one shard to another.
     Tips,
+    /// Pays withdrawals.
+    Payouts,
 }
 
 impl Process {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Tips];
+    pub const ALL: [Self; 2] = [Self::Tips, Self::Payouts];
 
     /// As in tasks, and in the actor of its commands.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tips => "tips",
+            Self::Payouts => "payouts",
         }
     }
 
@@ -51,12 +56,22 @@ impl Process {
     fn concerns(self, event: &RecordedEvent, shards: ShardCount) -> bool {
         match self {
             Self::Tips => tips::concerns(event, shards),
+            Self::Payouts => payouts::concerns(event),
         }
     }
 
     async fn react(self, event: &RecordedEvent, with: &Services) -> Reaction {
         match self {
             Self::Tips => tips::react(event, with).await,
+            Self::Payouts => payouts::react(event, with).await,
+        }
+    }
+
+    /// Whether a node with these services runs it.
+    const fn runs_with(self, services: &Services) -> bool {
+        match self {
+            Self::Tips => true,
+            Self::Payouts => services.payouts.is_some(),
         }
     }
 }
@@ -69,6 +84,7 @@ pub struct Services {
     /// Which shard decides for a user.
     pub shards: ShardCount,
     absent: AbsentShards,
+    payouts: Option<Payouts>,
 }
 
 /// What came of reacting to an event.
@@ -78,9 +94,16 @@ pub enum Reaction {
     Done,
     /// Not yet.
     Later {
-        /// When to look again; by back-off, unless given.
+        /// When to look again, if that is how it should go; by back-off, when something went wrong.
         after: Option<Duration>,
         /// Why, for whoever is called at night.
+        reason: String,
+    },
+    /// A person has to do something first: the alarm.
+    NeedsAttention {
+        /// When to look whether it was done.
+        look_again: Duration,
+        /// What is wrong.
         reason: String,
     },
 }
@@ -94,7 +117,13 @@ impl Reaction {
 impl Services {
     /// For reactions that send commands.
     pub fn new(commands: Commands, shards: ShardCount) -> Self {
-        Self { commands, shards, absent: AbsentShards::default() }
+        Self { commands, shards, absent: AbsentShards::default(), payouts: None }
+    }
+
+    /// What paying withdrawals takes; a node without it leaves that to others.
+    #[must_use]
+    pub fn with_payouts(self, payouts: Option<Payouts>) -> Self {
+        Self { payouts, ..self }
     }
 
     /// Send a command because of an event, the same command whenever it is sent again.
@@ -106,10 +135,35 @@ impl Services {
         user: UserId,
         intent: Intent,
     ) -> Result<Receipt, Failure> {
+        // When it happened is when its cause did: so a repeated command is the same, and its streams keep their order.
+        self.command_at(process, cause, step, Command { user, at: cause.occurred_at, intent }, true).await
+    }
+
+    /// Likewise, of something that happens when it is found out, and not when its cause did.
+    async fn command_now(
+        &self,
+        process: Process,
+        cause: &RecordedEvent,
+        step: &str,
+        user: UserId,
+        intent: Intent,
+    ) -> Result<Receipt, Failure> {
+        // The database keeps microseconds; what is decided on must be what is stored.
+        let at = Utc::now().trunc_subsecs(6);
+        self.command_at(process, cause, step, Command { user, at, intent }, false).await
+    }
+
+    async fn command_at(
+        &self,
+        process: Process,
+        cause: &RecordedEvent,
+        step: &str,
+        command: Command,
+        same_time: bool,
+    ) -> Result<Receipt, Failure> {
         let (actor, causation) = (format!("process:{}", process.name()), cause.at.to_string());
         let id = CommandId::derive(&actor, &format!("{causation} {step}"));
-        // When it happened is when its cause did: so a repeated command is the same, and its streams keep their order.
-        let fingerprint = Fingerprint::of(user, Some(cause.occurred_at), &intent);
+        let fingerprint = Fingerprint::of(command.user, same_time.then_some(command.at), &command.intent);
         let fingerprint = fingerprint.map_err(|error| Failure::Fault(error.to_string().into()))?;
         let metadata = Metadata {
             command_id: id,
@@ -118,8 +172,7 @@ impl Services {
             causation: Some(causation),
             traceparent: None,
         };
-        let command = Command { user, at: cause.occurred_at, intent };
-        let pass = self.absent.enter(shard_of(user, self.shards)).ok_or(Failure::Unavailable)?;
+        let pass = self.absent.enter(shard_of(command.user, self.shards)).ok_or(Failure::Unavailable)?;
         let result = self.commands.execute(Submission { id, fingerprint, command, metadata }).await;
         pass.came_back_with(&result);
         result
@@ -172,13 +225,16 @@ impl ProcessSide {
             .iter()
             .map(|place| TableDatabase { options: place.options.clone(), shards: place.shards.clone() })
             .collect();
-        let followers = Process::ALL.map(|process| follow::TaskFinder { process, shards: services.shards });
+        let processes: Vec<_> = Process::ALL.into_iter().filter(|process| process.runs_with(services)).collect();
+        let followers =
+            processes.iter().map(|process| follow::TaskFinder { process: *process, shards: services.shards });
+        let followers: Vec<_> = followers.collect();
         let followers = Followers::start(&followers, "skyriff process", &logs, &tables);
         let mut workers = Vec::new();
         for place in databases {
-            for process in Process::ALL {
+            for process in &processes {
                 let worker = worker::Worker {
-                    process,
+                    process: *process,
                     options: place.options.clone().application_name("skyriff process"),
                     services: services.clone(),
                     limits: limits.clone(),

@@ -172,6 +172,36 @@ pub async fn read_at(connection: &mut PgConnection, at: &[LogPosition]) -> Resul
     events.collect()
 }
 
+/// Events of one stream that are read: more than any has that is read like this.
+const STREAM_MAX: i64 = 1_000;
+
+/// A stream from its beginning, for streams that stay short; a longer one is cut off after its first thousand events.
+///
+/// # Errors
+/// [`LogError`], for an event that cannot be read as well.
+pub async fn read_stream(
+    connection: &mut PgConnection,
+    shard: ShardId,
+    stream: &StreamId,
+) -> Result<Vec<RecordedEvent>, LogError> {
+    let rows = sqlx::query(
+        "SELECT shard, position, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                payload::text AS payload, occurred_at, recorded_at
+         FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND shard = $3 ORDER BY sequence LIMIT $4",
+    )
+    .bind(stream.aggregate_type())
+    .bind(stream.aggregate_id())
+    .bind(i16::try_from(shard.0).unwrap_or(i16::MAX))
+    .bind(STREAM_MAX)
+    .fetch_all(connection)
+    .await?;
+    let events = rows.iter().map(|row| {
+        let at = LogPosition { shard, position: Position(row.try_get("position")?) };
+        event(row, at)?.map_err(|source| LogError::Unreadable { at, source })
+    });
+    events.collect()
+}
+
 fn event(row: &PgRow, at: LogPosition) -> Result<Result<RecordedEvent, DecodeError>, sqlx::Error> {
     let stream = match StreamId::decode(row.try_get("aggregate_type")?, row.try_get("aggregate_id")?) {
         Ok(stream) => stream,

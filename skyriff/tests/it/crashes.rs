@@ -16,7 +16,7 @@ use crate::{
 const COMMANDS_BEFORE: f64 = 2_000.0;
 
 /// Below the ports that outgoing connections take, so that nobody takes it while nothing listens.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let first = u16::try_from(std::process::id() % 10_000).unwrap() + 20_000;
     let mut ports = first..first + 1_000;
     ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).unwrap()

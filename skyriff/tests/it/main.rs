@@ -6,8 +6,12 @@
 
 mod crashes;
 mod dev;
+#[path = "../../../write-side/tests/it/hostile_provider.rs"]
+#[allow(dead_code, reason = "the write side's tests use all of it")]
+mod hostile_provider;
 mod kafka;
 mod nodes;
+mod payouts;
 mod play;
 mod support;
 mod surface;

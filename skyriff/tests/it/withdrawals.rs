@@ -11,6 +11,9 @@ use crate::support::{Api, Folder};
 const ACCOUNT: &str = "mei.lin.of.hangzhou@example.com";
 const NAME: &str = "Mei Lin of Hangzhou";
 
+/// What is approved stays so, and no payment file says where to.
+const NOBODY_PAYS: [(&str, &str); 1] = [("SKYRIFF_PAYOUT_PROVIDER", "none")];
+
 /// What is at a path, no older than this answer said.
 async fn read(api: &Api, path: &str, at_least: &str) -> Value {
     let answer = api.send(Method::GET, path, &[("Skyriff-At-Least", at_least)], None).await.unwrap();
@@ -18,7 +21,7 @@ async fn read(api: &Api, path: &str, at_least: &str) -> Value {
 }
 
 /// The files below the folder that hold this text: tables, write-ahead logs and logs of both servers among them.
-fn files_with(folder: &Folder, text: &str) -> Vec<String> {
+pub fn files_with(folder: &Folder, text: &str) -> Vec<String> {
     let found = Command::new("grep").args(["-rlaF", text, &folder.as_str()]).output().unwrap();
     // 2 when a file went away meanwhile.
     assert!(found.status.code().is_some_and(|code| code <= 2));
@@ -28,7 +31,7 @@ fn files_with(folder: &Folder, text: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_withdrawal_is_asked_for_reviewed_and_read_and_its_destination_is_nowhere_in_the_clear() {
     let folder = Folder::new();
-    let dev = folder.dev().await;
+    let dev = folder.dev_with_variables("127.0.0.1:0", &NOBODY_PAYS).await;
     let (user, reviewer) = (dev.user, Uuid::from_u128(1));
     let service = dev.api.as_caller(&folder.token("service", Uuid::from_u128(2)).await);
     let review = dev.api.as_caller(&folder.token("reviewer", reviewer).await);
@@ -77,7 +80,7 @@ async fn a_withdrawal_is_asked_for_reviewed_and_read_and_its_destination_is_nowh
     }
 
     // The key is kept: what was sealed opens after the next start.
-    let dev = folder.dev().await;
+    let dev = folder.dev_with_variables("127.0.0.1:0", &NOBODY_PAYS).await;
     let own = read(&dev.api, &place, &approved.position()).await;
     assert_eq!(own["destination"], masked);
     dev.interrupt().await.well();

@@ -33,12 +33,16 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 const STUCK_FROM: i32 = 10;
 /// The longest reason that is kept, in characters.
 const REASON_MAX: usize = 500;
+/// How the reason of a task begins that waits for a person.
+const NEEDS_ATTENTION: &str = "needs attention: ";
 
-/// Tasks that are not done, by `process`.
+/// Tasks that are not done, by `process` and `database`; so are the others that say how many, or how long.
 const TASKS: &str = "skyriff_process_tasks";
 /// Tasks among them that have been tried [`STUCK_FROM`] times or more: the alarm.
 const STUCK: &str = "skyriff_process_stuck_tasks";
-/// Seconds since the oldest task that is not done was added; 0 when there is none.
+/// Tasks among them that wait for a person: the alarm. Of payouts, the withdrawals that need attention.
+const ATTENTION: &str = "skyriff_process_needing_attention_tasks";
+/// Seconds since the oldest task that is not done was added; 0 when there is none. Of payouts, the oldest that is not over.
 const LAG_SECONDS: &str = "skyriff_process_lag_seconds";
 /// Reactions, by `process` and `outcome`: done, later.
 const REACTIONS: &str = "skyriff_process_reactions_total";
@@ -174,7 +178,7 @@ impl Worker {
     ) -> Result<Option<Duration>, LogError> {
         let mut shortest = None::<Duration>;
         let mut done = (Vec::new(), Vec::new());
-        let mut later = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut later = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for finished in finished {
             // One that panicked is claimed again when its lease is over.
             let Finished { task, reaction } = match finished {
@@ -185,23 +189,28 @@ impl Worker {
                 }
             };
             let shard = i16::try_from(task.at.shard.0).unwrap_or(i16::MAX);
-            match reaction {
+            let (planned, reason) = match reaction {
                 Reaction::Done => {
                     done.0.push(shard);
                     done.1.push(task.at.position.0);
+                    continue;
                 }
-                Reaction::Later { after, reason } => {
-                    if task.attempts == STUCK_FROM {
-                        tracing::error!(process = self.process.name(), event = %task.at, reason, "a task is stuck");
-                    }
-                    let wait = after.unwrap_or_else(|| self.back_off(task.attempts));
-                    shortest = Some(shortest.map_or(wait, |shortest| shortest.min(wait)));
-                    later.0.push(shard);
-                    later.1.push(task.at.position.0);
-                    later.2.push(wait.as_secs_f64());
-                    later.3.push(reason.chars().take(REASON_MAX).collect::<String>());
+                Reaction::Later { after, reason } => (after, reason),
+                Reaction::NeedsAttention { look_again, reason } => {
+                    (Some(look_again), format!("{NEEDS_ATTENTION}{reason}"))
                 }
+            };
+            if planned.is_none() && task.attempts == STUCK_FROM {
+                tracing::error!(process = self.process.name(), event = %task.at, reason, "a task is stuck");
             }
+            let wait = planned.unwrap_or_else(|| self.back_off(task.attempts));
+            shortest = Some(shortest.map_or(wait, |shortest| shortest.min(wait)));
+            later.0.push(shard);
+            later.1.push(task.at.position.0);
+            later.2.push(wait.as_secs_f64());
+            later.3.push(reason.chars().take(REASON_MAX).collect::<String>());
+            // A wait that was planned is no failed attempt: nothing is stuck, and back-off begins anew.
+            later.4.push(if planned.is_some() { 0 } else { task.attempts });
         }
         let count = |done: &Vec<i16>| u64::try_from(done.len()).unwrap_or(u64::MAX);
         counter!(REACTIONS, "process" => self.process.name(), "outcome" => "done").increment(count(&done.0));
@@ -216,11 +225,14 @@ impl Worker {
         }
         if !later.0.is_empty() {
             let update = sqlx::query(
-                "UPDATE tasks t SET due_at = now() + make_interval(secs => l.after), error = l.reason
-                 FROM unnest($2::smallint[], $3::bigint[], $4::float8[], $5::text[]) AS l (shard, position, after, reason)
+                "UPDATE tasks t
+                 SET due_at = now() + make_interval(secs => l.after), error = l.reason, attempts = l.attempts
+                 FROM unnest($2::smallint[], $3::bigint[], $4::float8[], $5::text[], $6::integer[])
+                   AS l (shard, position, after, reason, attempts)
                  WHERE t.process = $1 AND (t.shard, t.position) = (l.shard, l.position)",
             );
-            let update = update.bind(self.process.name()).bind(later.0).bind(later.1).bind(later.2).bind(later.3);
+            let update =
+                update.bind(self.process.name()).bind(later.0).bind(later.1).bind(later.2).bind(later.3).bind(later.4);
             within(update.execute(connection)).await?;
         }
         Ok(shortest)
@@ -235,16 +247,20 @@ impl Worker {
 
     async fn report(&self, connection: &mut PgConnection) -> Result<(), LogError> {
         let ask = sqlx::query_as(
-            "SELECT count(*), count(*) FILTER (WHERE attempts >= $2),
+            "SELECT count(*), count(*) FILTER (WHERE attempts >= $2), count(*) FILTER (WHERE starts_with(error, $3)),
                     coalesce(extract(epoch FROM now() - min(added_at)), 0)::float8
              FROM tasks WHERE process = $1",
         );
-        let ask = ask.bind(self.process.name()).bind(STUCK_FROM).fetch_one(connection);
-        let (tasks, stuck, oldest_s): (i64, i64, f64) = within(ask).await?;
+        let ask = ask.bind(self.process.name()).bind(STUCK_FROM).bind(NEEDS_ATTENTION).fetch_one(connection);
+        let (tasks, stuck, attention, oldest_s): (i64, i64, i64, f64) = within(ask).await?;
         let number = |count: i64| i32::try_from(count).map_or(f64::from(i32::MAX), f64::from);
-        gauge!(TASKS, "process" => self.process.name()).set(number(tasks));
-        gauge!(STUCK, "process" => self.process.name()).set(number(stuck));
-        gauge!(LAG_SECONDS, "process" => self.process.name()).set(oldest_s);
+        // There is a worker for each database; one name for all would show whichever looked last.
+        let database = self.options.get_database().unwrap_or("events").to_owned();
+        for (name, value) in
+            [(TASKS, number(tasks)), (STUCK, number(stuck)), (ATTENTION, number(attention)), (LAG_SECONDS, oldest_s)]
+        {
+            gauge!(name, "process" => self.process.name(), "database" => database.clone()).set(value);
+        }
         Ok(())
     }
 }

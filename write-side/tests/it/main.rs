@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod hostile_provider;
 mod proxy;
 mod steps;
 mod store;
@@ -17,6 +18,8 @@ mod long_reads;
 mod model;
 mod outcome_unknown;
 mod overload;
+mod payment_files;
+mod payouts;
 mod refusals;
 mod security;
 mod snapshot_damage;

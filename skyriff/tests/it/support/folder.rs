@@ -57,6 +57,13 @@ impl Folder {
         self.dev_of(self.spawn_dev_with("127.0.0.1:0", arguments)).await
     }
 
+    /// Likewise, with these variables.
+    pub async fn dev_with_variables(&self, listen: &str, variables: &[(&str, &str)]) -> Dev {
+        let mut command = skyriff(&["dev", "--folder", &self.as_str(), "--listen", listen]);
+        command.envs(variables.iter().copied());
+        self.dev_of(Process::spawn(command)).await
+    }
+
     async fn dev_of(&self, mut process: Process) -> Dev {
         let welcome = process.says("its welcome", |said| said.contains("/ledger-entries").then(|| said.to_owned()));
         let welcome = welcome.await;
