@@ -12,7 +12,10 @@ use axum::{
 };
 use tower_http::{
     catch_panic::CatchPanicLayer,
-    compression::{CompressionLayer, predicate::SizeAbove},
+    compression::{
+        CompressionLayer,
+        predicate::{NotForContentType, Predicate, SizeAbove},
+    },
 };
 use uuid::Uuid;
 
@@ -66,7 +69,7 @@ pub fn around(routes: Router, tokens: Tokens, limits: Limits) -> Router {
         .method_not_allowed_fallback(async || Problem::new(&Kind::METHOD_NOT_ALLOWED))
         .layer(DefaultBodyLimit::max(limits.body_bytes_max))
         .layer(Extension(tokens))
-        .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESS_ABOVE_BYTES)))
+        .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::SSE)))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(move |request, next| name_and_bound(limits.timeout, request, next)))
 }

@@ -20,7 +20,7 @@ use crate::{Commands, Failure, Fingerprint, Receipt, Submission};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// On every accepted command: where it landed, for `Skyriff-At-Least` of the next read.
-const POSITION: HeaderName = HeaderName::from_static("skyriff-position");
+pub(super) const POSITION: HeaderName = HeaderName::from_static("skyriff-position");
 /// How far ahead of our clock a business time may be, in seconds.
 const CLOCK_SKEW_MAX_S: i64 = 300;
 /// Nothing happened before.
@@ -57,9 +57,30 @@ impl Sender {
         said_at: Option<DateTime<Utc>>,
         intent: Intent,
     ) -> Result<Accepted, Problem> {
+        self.execute(commands, right, user, said_at, intent).await.map(Accepted)
+    }
+
+    /// The same, for a route that answers in its own way.
+    pub(super) async fn execute(
+        self,
+        commands: &Commands,
+        right: Right,
+        user: UserId,
+        said_at: Option<DateTime<Utc>>,
+        intent: Intent,
+    ) -> Result<Receipt, Problem> {
         let Self { caller, key, context } = self;
         let submission = submission(&caller, &context, &key, Asked { right, user, said_at, intent })?;
-        commands.execute(submission).await.map(Accepted).map_err(problem)
+        commands.execute(submission).await.map_err(problem)
+    }
+
+    pub(super) const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// What the command will be called: the same for every retry.
+    pub(super) fn command_id(&self) -> CommandId {
+        CommandId::derive(&self.caller.actor(), &self.key)
     }
 }
 
