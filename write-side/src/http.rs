@@ -4,6 +4,7 @@ mod bulk;
 mod points;
 mod submit;
 mod videos;
+mod withdrawals;
 mod workers;
 
 use std::sync::Arc;
@@ -34,4 +35,9 @@ pub struct VideoApi {
 /// Every route of video jobs, for the people who order them and for workers.
 pub fn video_routes(api: VideoApi) -> OpenApiRouter {
     videos::routes().merge(workers::routes()).with_state(api)
+}
+
+/// The routes of withdrawals, whose destinations are sealed.
+pub fn withdrawal_routes(commands: Commands, vault: Vault) -> OpenApiRouter {
+    withdrawals::routes().with_state(withdrawals::Withdrawals { commands, vault })
 }
