@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Rejected, cancelled and failed give the points back. Small amounts need no review, large ones two different
-//! reviewers, and nobody reviews what is their own. A withdrawal has one payout, whose idempotency key is the
-//! withdrawal's own id: so whatever is lost on the way, it can only be asked for again, never be paid again.
+//! reviewers, and nobody decides what is their own. A withdrawal has one payout, whose idempotency key is the
+//! withdrawal's own id, at one provider: so whatever is lost on the way, it can only be asked for again, never be paid
+//! again. An operator says what came of it only when it needs attention: before, the provider may still be paying.
 //!
 //! What each command does on the account and on the user's allowance is in [`steps`]; the limits are in [`allowance`].
 
@@ -24,7 +25,7 @@ use utoipa::ToSchema;
 
 pub use allowance::WithdrawalAllowance;
 pub use policy::{Money, WithdrawalPolicy};
-pub use steps::Step;
+pub use steps::{Step, What};
 
 use crate::{Label, Note, Points, Reference, Sealed, UserId};
 
@@ -71,6 +72,29 @@ pub enum Command {
     },
     /// Nobody can tell whether the provider has paid: a person has to find out.
     NeedAttention {
+        /// Why.
+        reason: Note,
+    },
+    /// A person has found out.
+    Resolve {
+        /// Who.
+        operator: UserId,
+        /// What.
+        outcome: Outcome,
+    },
+}
+
+/// What came of a payout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The provider has paid.
+    Paid {
+        /// What the provider calls it.
+        reference: Reference,
+    },
+    /// The provider has not paid and will not.
+    Failed {
         /// Why.
         reason: Note,
     },
@@ -148,18 +172,30 @@ pub enum Refusal {
         /// The policy's.
         max: Points,
     },
+    /// The amount is too small to come to any money, at the policy's rate.
+    #[error("{points} points come to no money")]
+    WorthNothing {
+        /// What was asked for.
+        points: Points,
+    },
     /// The id is another withdrawal's.
     #[error("this withdrawal was requested before, with other contents")]
     Mismatch,
     /// No such withdrawal.
     #[error("there is no such withdrawal")]
     NotRequested,
-    /// Four eyes: nobody reviews what is their own.
-    #[error("nobody reviews their own withdrawal")]
+    /// Four eyes: nobody decides what is their own.
+    #[error("nobody decides their own withdrawal")]
     OwnRequest,
     /// Four eyes: a second yes has to come from somebody else.
     #[error("this reviewer has approved already; another one has to")]
     SameReviewer,
+    /// Its payout is with another provider, and may be paid there.
+    #[error("the payout is with the provider {provider}")]
+    OtherProvider {
+        /// Which.
+        provider: Label,
+    },
     /// It is not in a state in which this can be asked.
     #[error("the withdrawal is {state}, and this can no longer be done, or not yet")]
     NotNow {
@@ -236,6 +272,8 @@ struct Requested {
     status: Status,
     /// Who has approved.
     reviewers: Vec<UserId>,
+    /// Who was asked to pay.
+    provider: Option<Label>,
     /// What the provider calls the payout.
     reference: Option<Reference>,
 }
@@ -249,6 +287,11 @@ impl Withdrawal {
     /// What it is; nothing before it is requested.
     pub fn status(&self) -> Option<Status> {
         self.requested.as_ref().map(|requested| requested.status)
+    }
+
+    /// Which provider was asked to pay; nothing before.
+    pub fn provider(&self) -> Option<&Label> {
+        self.requested.as_ref()?.provider.as_ref()
     }
 
     /// What a command records: nothing, when all is as asked already.
@@ -267,10 +310,11 @@ impl Withdrawal {
                 | Command::StartPayout { .. }
                 | Command::Settle { .. }
                 | Command::Fail { .. }
-                | Command::NeedAttention { .. } => Err(Refusal::NotRequested),
+                | Command::NeedAttention { .. }
+                | Command::Resolve { .. } => Err(Refusal::NotRequested),
             };
         };
-        let Requested { request, status, reviewers, reference: paid_as } = requested;
+        let Requested { request, status, reviewers, provider: asked, reference: paid_as } = requested;
         let not_now = Err(Refusal::NotNow { state: *status });
         match command {
             Command::Request { user, points, destination } => {
@@ -280,6 +324,7 @@ impl Withdrawal {
             Command::Approve { reviewer } | Command::Reject { reviewer, .. } if *reviewer == request.user => {
                 Err(Refusal::OwnRequest)
             }
+            Command::Resolve { operator, .. } if *operator == request.user => Err(Refusal::OwnRequest),
             Command::Approve { reviewer } => match status {
                 Status::UnderReview if reviewers.contains(reviewer) => Err(Refusal::SameReviewer),
                 Status::UnderReview => Ok(vec![Event::Approved { reviewer: *reviewer }]),
@@ -313,7 +358,10 @@ impl Withdrawal {
             },
             Command::StartPayout { provider } => match status {
                 Status::Approved => Ok(vec![Event::PayoutStarted { provider: provider.clone() }]),
-                Status::Paying | Status::NeedsAttention | Status::Paid | Status::Failed => Ok(Vec::new()),
+                Status::Paying | Status::NeedsAttention | Status::Paid | Status::Failed => match asked {
+                    Some(asked) if asked != provider => Err(Refusal::OtherProvider { provider: asked.clone() }),
+                    Some(_) | None => Ok(Vec::new()),
+                },
                 Status::UnderReview | Status::Rejected | Status::Cancelled => not_now,
             },
             Command::Settle { reference } => match status {
@@ -330,6 +378,26 @@ impl Withdrawal {
                 Status::Paying | Status::NeedsAttention => Ok(vec![Event::Failed { reason: reason.clone() }]),
                 Status::Failed => Ok(Vec::new()),
                 Status::UnderReview | Status::Approved | Status::Paid | Status::Rejected | Status::Cancelled => not_now,
+            },
+            Command::Resolve { operator: _, outcome } => match (status, outcome) {
+                (Status::NeedsAttention, Outcome::Paid { reference }) => {
+                    Ok(vec![Event::Paid { reference: reference.clone() }])
+                }
+                (Status::NeedsAttention, Outcome::Failed { reason }) => {
+                    Ok(vec![Event::Failed { reason: reason.clone() }])
+                }
+                (Status::Paid, Outcome::Paid { reference }) if paid_as.as_ref() == Some(reference) => Ok(Vec::new()),
+                (Status::Failed, Outcome::Failed { .. }) => Ok(Vec::new()),
+                (
+                    Status::UnderReview
+                    | Status::Approved
+                    | Status::Paying
+                    | Status::Paid
+                    | Status::Rejected
+                    | Status::Cancelled
+                    | Status::Failed,
+                    Outcome::Paid { .. } | Outcome::Failed { .. },
+                ) => not_now,
             },
             Command::NeedAttention { reason } => match status {
                 Status::Paying => Ok(vec![Event::AttentionNeeded { reason: reason.clone() }]),
@@ -349,7 +417,8 @@ impl Withdrawal {
         if let Event::Requested(request) = event {
             let status = if request.reviews_needed == 0 { Status::Approved } else { Status::UnderReview };
             let request = request.clone();
-            self.requested = Some(Requested { request, status, reviewers: Vec::new(), reference: None });
+            let reviewers = Vec::new();
+            self.requested = Some(Requested { request, status, reviewers, provider: None, reference: None });
             return;
         }
         let Some(requested) = &mut self.requested else { return };
@@ -363,7 +432,10 @@ impl Withdrawal {
             }
             Event::Rejected { .. } => requested.status = Status::Rejected,
             Event::Cancelled {} => requested.status = Status::Cancelled,
-            Event::PayoutStarted { provider: _ } => requested.status = Status::Paying,
+            Event::PayoutStarted { provider } => {
+                requested.provider = Some(provider.clone());
+                requested.status = Status::Paying;
+            }
             Event::Paid { reference } => {
                 requested.reference = Some(reference.clone());
                 requested.status = Status::Paid;

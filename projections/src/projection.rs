@@ -12,11 +12,13 @@ pub enum Projection {
     Balances,
     /// Every posting.
     LedgerEntries,
+    /// Withdrawals, and what is known of whoever asks for them.
+    Withdrawals,
 }
 
 impl Projection {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Balances, Self::LedgerEntries];
+    pub const ALL: [Self; 3] = [Self::Balances, Self::LedgerEntries, Self::Withdrawals];
 }
 
 impl Follower for Projection {
@@ -24,12 +26,13 @@ impl Follower for Projection {
         match self {
             Self::Balances => "balances",
             Self::LedgerEntries => "ledger_entries",
+            Self::Withdrawals => "withdrawals",
         }
     }
 
     fn version(self) -> i32 {
         match self {
-            Self::Balances | Self::LedgerEntries => 1,
+            Self::Balances | Self::LedgerEntries | Self::Withdrawals => 1,
         }
     }
 
@@ -37,6 +40,7 @@ impl Follower for Projection {
         match self {
             Self::Balances => crate::balances::apply(batch, transaction).await,
             Self::LedgerEntries => crate::ledger_entries::apply(batch, transaction).await,
+            Self::Withdrawals => crate::withdrawals::apply(batch, transaction).await,
         }
     }
 }

@@ -3,9 +3,12 @@
 //! A query reads its rows and the checkpoint that says how fresh they are in one statement, so the two always belong
 //! together. Without `Skyriff-At-Least` the first replica that works answers. With it, each replica in turn, and then
 //! the primary, gets a part of a bounded time to become that fresh; after that the client is told to come back.
+//!
+//! What is counted over all users has a part in every read database: [`Replicas::read_everywhere`] asks each in the same
+//! way, side by side.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,6 +18,7 @@ use std::{
 
 use ::metrics::counter;
 use axum::{extract::FromRequestParts, http::request::Parts};
+use futures::{StreamExt, TryStreamExt, stream};
 use skyriff_domain::{LogPosition, Position, ShardCount, ShardId, UserId, shard_of};
 use skyriff_edge::{Kind, Problem};
 use sqlx::PgPool;
@@ -23,9 +27,11 @@ use tokio::time::{Instant, timeout};
 /// Queries answered, by `from`: replica, primary; and those that were not: `not_yet`, `unavailable`.
 const QUERIES: &str = "skyriff_queries_total";
 /// The most places that one `Skyriff-At-Least` may name.
-const AT_LEAST_MAX: usize = 64;
+pub(crate) const AT_LEAST_MAX: usize = 64;
 /// A database that does not answer within this time is passed over.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Read databases that one query asks at once.
+const DATABASES_AT_ONCE: usize = 16;
 /// Between two looks at a checkpoint: short at first, since a projection is usually a few milliseconds behind.
 const LOOK_AGAIN: Duration = Duration::from_millis(3);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(50);
@@ -48,7 +54,8 @@ pub struct Replicas(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shard_count: ShardCount,
-    databases: HashMap<ShardId, Arc<ReadDatabase>>,
+    databases: Vec<Arc<ReadDatabase>>,
+    by_shard: HashMap<ShardId, Arc<ReadDatabase>>,
     next: AtomicUsize,
     patience: Duration,
 }
@@ -69,15 +76,90 @@ pub(crate) trait Query: Sync {
     fn run(&self, pool: &PgPool) -> impl Future<Output = sqlx::Result<Fresh<Self::Rows>>> + Send;
 }
 
+/// A question to every read database.
+pub(crate) trait QueryEverywhere: Sync {
+    /// What one answers.
+    type Rows: Send;
+
+    /// How long one may take.
+    const ANSWER_MAX: Duration = ANSWER_MAX;
+
+    /// The rows of one, and how fresh they are for each of its shards, of one moment.
+    fn run(
+        &self,
+        pool: &PgPool,
+        shards: &[ShardId],
+    ) -> impl Future<Output = sqlx::Result<FreshParts<Self::Rows>>> + Send;
+}
+
+/// Rows of one read database, and the positions of the log that they include.
+#[derive(Debug)]
+pub(crate) struct FreshParts<T> {
+    pub(crate) positions: BTreeMap<ShardId, Position>,
+    pub(crate) rows: T,
+}
+
+/// A question to one read database, and what freshness means for its answer.
+trait Ask: Sync {
+    type Answer: Send;
+    const ANSWER_MAX: Duration;
+
+    fn run(&self, pool: &PgPool) -> impl Future<Output = sqlx::Result<Self::Answer>> + Send;
+
+    /// A place that was asked for and that the answer has not come to: how far it has.
+    fn behind(&self, answer: &Self::Answer) -> Option<LogPosition>;
+}
+
+struct OfOneShard<'a, Q> {
+    query: &'a Q,
+    shard: ShardId,
+    wanted: Position,
+}
+
+impl<Q: Query> Ask for OfOneShard<'_, Q> {
+    type Answer = Fresh<Q::Rows>;
+    const ANSWER_MAX: Duration = ANSWER_MAX;
+
+    async fn run(&self, pool: &PgPool) -> sqlx::Result<Self::Answer> {
+        self.query.run(pool).await
+    }
+
+    fn behind(&self, answer: &Self::Answer) -> Option<LogPosition> {
+        (answer.position < self.wanted).then_some(LogPosition { shard: self.shard, position: answer.position })
+    }
+}
+
+struct OfItsShards<'a, Q> {
+    query: &'a Q,
+    shards: &'a [ShardId],
+    at_least: &'a AtLeast,
+}
+
+impl<Q: QueryEverywhere> Ask for OfItsShards<'_, Q> {
+    type Answer = FreshParts<Q::Rows>;
+    const ANSWER_MAX: Duration = Q::ANSWER_MAX;
+
+    async fn run(&self, pool: &PgPool) -> sqlx::Result<Self::Answer> {
+        self.query.run(pool, self.shards).await
+    }
+
+    fn behind(&self, answer: &Self::Answer) -> Option<LogPosition> {
+        self.shards.iter().find_map(|shard| {
+            let position = answer.positions.get(shard).copied().unwrap_or_default();
+            (position < self.at_least.of(*shard)).then_some(LogPosition { shard: *shard, position })
+        })
+    }
+}
+
 impl Replicas {
     /// Answer from these, waiting for freshness no longer than `patience` for each.
     pub fn new(shard_count: ShardCount, databases: Vec<ReadDatabase>, patience: Duration) -> Self {
+        let databases: Vec<_> = databases.into_iter().map(Arc::new).collect();
         let mut by_shard = HashMap::new();
-        for database in databases {
-            let database = Arc::new(database);
-            by_shard.extend(database.shards.iter().map(|shard| (*shard, Arc::clone(&database))));
+        for database in &databases {
+            by_shard.extend(database.shards.iter().map(|shard| (*shard, Arc::clone(database))));
         }
-        Self(Arc::new(Inner { shard_count, databases: by_shard, next: AtomicUsize::new(0), patience }))
+        Self(Arc::new(Inner { shard_count, databases, by_shard, next: AtomicUsize::new(0), patience }))
     }
 
     /// The shard of a user's rows.
@@ -95,21 +177,51 @@ impl Replicas {
         at_least: &AtLeast,
         query: &Q,
     ) -> Result<Fresh<Q::Rows>, Problem> {
-        let database = self.0.databases.get(&shard).ok_or_else(unavailable)?;
-        let wanted = at_least.of(shard);
+        let database = self.0.by_shard.get(&shard).ok_or_else(unavailable)?;
+        self.ask(database, &OfOneShard { query, shard, wanted: at_least.of(shard) }).await
+    }
+
+    /// Run a query on every read database, a bounded number of them at once, each as fresh as asked for; in no order.
+    ///
+    /// # Errors
+    /// As [`Self::read`], for the first that has no answer: a part of a sum is no answer.
+    pub(crate) async fn read_everywhere<Q: QueryEverywhere>(
+        &self,
+        at_least: &AtLeast,
+        query: &Q,
+    ) -> Result<Vec<FreshParts<Q::Rows>>, Problem> {
+        let asked: Vec<_> =
+            self.0.databases.iter().map(|database| self.ask_for_part(database, at_least, query)).collect();
+        stream::iter(asked).buffer_unordered(DATABASES_AT_ONCE).try_collect().await
+    }
+
+    async fn ask_for_part<Q: QueryEverywhere>(
+        &self,
+        database: &ReadDatabase,
+        at_least: &AtLeast,
+        query: &Q,
+    ) -> Result<FreshParts<Q::Rows>, Problem> {
+        self.ask(database, &OfItsShards { query, shards: &database.shards, at_least }).await
+    }
+
+    /// Each replica in turn, and then the primary, until one has an answer that is fresh enough.
+    async fn ask<A: Ask>(&self, database: &ReadDatabase, ask: &A) -> Result<A::Answer, Problem> {
         let first = self.0.next.fetch_add(1, Ordering::Relaxed);
         let count = database.replicas.len();
         let turns = (0..count).filter_map(|turn| database.replicas.get((first + turn) % count));
         let pools = turns.map(|pool| (pool, "replica")).chain([(&database.primary, "primary")]);
-        let mut newest = None;
+        let mut newest: Option<LogPosition> = None;
         for (pool, from) in pools {
-            match self.wait_for(pool, wanted, query).await {
-                Ok(Ok(fresh)) => {
+            match self.wait_for(pool, ask).await {
+                Ok(Ok(answer)) => {
                     counter!(QUERIES, "from" => from).increment(1);
-                    return Ok(fresh);
+                    return Ok(answer);
                 }
-                Ok(Err(too_old)) => newest = newest.max(Some(too_old)),
-                Err(error) => tracing::warn!(from, %shard, %error, "a read database does not answer; trying the next"),
+                Ok(Err(behind)) => newest = newest.max(Some(behind)),
+                Err(error) => {
+                    let shards = database.shards.len();
+                    tracing::warn!(from, shards, %error, "a read database does not answer; trying the next");
+                }
             }
         }
         let Some(newest) = newest else {
@@ -117,26 +229,18 @@ impl Replicas {
             return Err(unavailable());
         };
         counter!(QUERIES, "from" => "not_yet").increment(1);
-        let newest = LogPosition { shard, position: newest };
         Err(Problem::new(&Kind::NOT_YET).retry_after_s(1).with("newest", newest.to_string()))
     }
 
-    /// The rows, or how old they still were when the time was over.
-    async fn wait_for<Q: Query>(
-        &self,
-        pool: &PgPool,
-        wanted: Position,
-        query: &Q,
-    ) -> sqlx::Result<Result<Fresh<Q::Rows>, Position>> {
+    /// The answer, or how far it had come when the time was over.
+    async fn wait_for<A: Ask>(&self, pool: &PgPool, ask: &A) -> sqlx::Result<Result<A::Answer, LogPosition>> {
         let end = Instant::now() + self.0.patience;
         let mut pause = LOOK_AGAIN;
         loop {
-            let fresh = timeout(ANSWER_MAX, query.run(pool)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
-            if fresh.position >= wanted {
-                return Ok(Ok(fresh));
-            }
+            let answer = timeout(A::ANSWER_MAX, ask.run(pool)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            let Some(behind) = ask.behind(&answer) else { return Ok(Ok(answer)) };
             if Instant::now() + pause > end {
-                return Ok(Err(fresh.position));
+                return Ok(Err(behind));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LOOK_AGAIN_MAX);

@@ -8,7 +8,8 @@ use skyriff_edge::{
     request::{self, Limits},
 };
 use skyriff_read_side::Replicas;
-use skyriff_write_side::Commands;
+use skyriff_vault::Vault;
+use skyriff_write_side::{Commands, http::VideoApi};
 use sqlx::PgPool;
 use utoipa::{
     Modify, OpenApi,
@@ -27,7 +28,10 @@ use utoipa_swagger_ui::SwaggerUi;
             `Skyriff-At-Least` with a query to read your own write. Everything that goes wrong is \
             `application/problem+json` (RFC 9457) with a stable `type`."
     ),
-    tags((name = "points", description = "What users have, and what moves it")),
+    tags((name = "points", description = "What users have, and what moves it"),
+         (name = "withdrawals", description = "Income that is paid out as money, after review"),
+         (name = "videos", description = "Videos and speech that are ordered, made and paid for"),
+         (name = "workers", description = "For whoever makes them")),
     // Every path names it, no body of a command does: a process of only that role would leave it out.
     components(schemas(UserId)),
     modifiers(&Bearer)
@@ -49,6 +53,12 @@ impl Modify for Bearer {
 pub struct Served {
     pub commands: Option<Commands>,
     pub queries: Option<Replicas>,
+    /// Seals what commands say of persons.
+    pub sealing: Option<Vault>,
+    /// Video jobs, for those who order them and for workers.
+    pub videos: Option<VideoApi>,
+    /// Opens it for queries, which show it masked.
+    pub opening: Option<Vault>,
     pub tokens: Tokens,
     pub limits: Limits,
     pub metrics: PrometheusHandle,
@@ -60,9 +70,18 @@ pub struct Served {
 pub fn router(served: Served) -> Router {
     let mut routes = OpenApiRouter::with_openapi(Description::openapi());
     if let Some(commands) = served.commands {
+        if let Some(vault) = served.sealing {
+            routes = routes.merge(skyriff_write_side::http::withdrawal_routes(commands.clone(), vault));
+        }
         routes = routes.merge(skyriff_write_side::http::routes(commands));
     }
+    if let Some(videos) = served.videos {
+        routes = routes.merge(skyriff_write_side::http::video_routes(videos));
+    }
     if let Some(queries) = served.queries {
+        if let Some(vault) = served.opening {
+            routes = routes.merge(skyriff_read_side::withdrawal_routes(queries.clone(), vault));
+        }
         routes = routes.merge(skyriff_read_side::routes(queries));
     }
     let (routes, openapi) = routes.split_for_parts();

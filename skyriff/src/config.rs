@@ -6,6 +6,7 @@
 //! | `SKYRIFF_EVENT_STORE` | the event store's databases: `0-15=postgres://host/database` |
 //! | `SKYRIFF_READ_MODELS` | the read models' databases, primary first, then replicas: `0-7=postgres://a/x\|postgres://b/x;8-15=…` |
 //! | `SKYRIFF_TOKEN_SECRET` | the key that signs tokens, at least 32 bytes |
+//! | `SKYRIFF_MASTER_KEY`, or `SKYRIFF_MASTER_KEY_FILE` | the key that wraps the keys of persons: the base64 of 32 bytes |
 //! | `SKYRIFF_LISTEN` | where HTTP listens; `127.0.0.1:8080` |
 //! | `SKYRIFF_LOG`, `SKYRIFF_LOG_FORMAT` | what is logged, and how |
 //! | `SKYRIFF_POSTGRES_USER` | for `dev` as root: who the private Postgres runs as |
@@ -13,24 +14,31 @@
 //! | `SKYRIFF_CHECK_IN_POINTS`, `SKYRIFF_STREAK_DAYS`, `SKYRIFF_STREAK_BONUS`, `SKYRIFF_PROMO_LIFETIME_DAYS`, `SKYRIFF_HOLD_LIFETIME_S`, `SKYRIFF_HOLD_LIFETIME_MAX_S`, `SKYRIFF_OPEN_HOLDS_MAX`, `SKYRIFF_REFUND_WINDOW_S`, `SKYRIFF_AMOUNT_MAX` | the numbers of the points rules |
 //! | `SKYRIFF_TIP_SHARE_PERMILLE`, `SKYRIFF_TIP_MAX` | the numbers of tips |
 //! | `SKYRIFF_WITHDRAWAL_MIN`, `…_PER_DAY`, `…_PER_MONTH`, `…_REVIEW_FROM`, `…_TWO_REVIEWS_FROM`, `…_FEE_PERMILLE`, `…_MINOR_PER_100_POINTS`, `…_CURRENCY` | the numbers of withdrawals |
+//! | `SKYRIFF_VIDEO_PRICES`, `…_SECONDS_MAX`, `…_IN_FLIGHT_MAX`, `…_ATTEMPTS_MAX`, `…_BACK_OFF_S`, `…_BACK_OFF_MAX_S` | the numbers of video jobs |
+//! | `SKYRIFF_VIDEO_LEASE_S`, `…_AGING_S`, `…_WAITING_MAX_S`, `…_PROVIDER_CAPS`, `…_BREAKER_FAILURES`, `…_BREAKER_WINDOW_S`, `…_BREAKER_PAUSE_S`, `…_BREAKER_PAUSE_MAX_S` | how the queue of video jobs works |
 //! | `SKYRIFF_EXECUTORS`, `SKYRIFF_QUEUE_MAX`, `SKYRIFF_BATCH_MAX`, `SKYRIFF_CACHE_MIB`, `SKYRIFF_KEEP_KEYS_HOURS`, `SKYRIFF_REQUIRE_STANDBY`, `SKYRIFF_FRESHNESS_WAIT_MS` | how much a process takes on |
 //!
 //! Each process connects as the role that its work needs, so the addresses carry no user; passwords come from a
 //! password file (`PGPASSFILE`), which Postgres' own tools read as well.
+
+mod videos;
 
 use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use skyriff_domain::{
-    Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, video_job::VideoPolicy,
-    withdrawal::WithdrawalPolicy,
+    Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, withdrawal::WithdrawalPolicy,
 };
 use skyriff_postgres::databases;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
+pub use videos::{VideoArguments, VideoQueueArguments};
+
 /// Connections that one process opens to one read database.
 const READ_CONNECTIONS_MAX: u32 = 16;
+/// Connections of a pool that is asked now and then.
+const SMALL_CONNECTIONS_MAX: u32 = 4;
 
 /// The databases, from options or the environment.
 #[derive(Args, Clone, Debug)]
@@ -82,6 +90,8 @@ pub struct PolicyArguments {
     tips: TipArguments,
     #[command(flatten)]
     withdrawals: WithdrawalArguments,
+    #[command(flatten)]
+    videos: VideoArguments,
 }
 
 /// The numbers of tips.
@@ -158,7 +168,7 @@ impl PolicyArguments {
             points: self.points()?,
             tips: self.tips.policy()?,
             withdrawals: self.withdrawals.policy()?,
-            videos: VideoPolicy::default(),
+            videos: self.videos.policy(),
         })
     }
 
@@ -286,6 +296,16 @@ impl Databases {
         };
         self.read_models.iter().map(of).collect()
     }
+}
+
+/// A few connections for what is asked for now and then. Connects when first used.
+pub fn small_pool(options: &PgConnectOptions, role: &str, name: &str) -> PgPool {
+    let options = options.clone().username(role).application_name(name);
+    PgPoolOptions::new()
+        .max_connections(SMALL_CONNECTIONS_MAX)
+        .acquire_timeout(Duration::from_secs(2))
+        .idle_timeout(Duration::from_secs(600))
+        .connect_lazy_with(options.options([("statement_timeout", "10s")]))
 }
 
 fn read_pool(options: &PgConnectOptions) -> PgPool {

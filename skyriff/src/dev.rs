@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     config::{Databases, Place},
-    migrate, serve,
+    master_key, migrate, serve,
     serve::Tuning,
     token,
 };
@@ -57,7 +57,9 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         let databases = prepare(&folder, &cluster).await?;
         let tokens = token::secret_of(&folder)?;
-        let running = serve::Running::start(&databases, &tokens, &tuning, &serve::Role::ALL).await?;
+        let master_keys = master_key::keys_of(&folder)?;
+        let running =
+            serve::Running::start(&databases, &tokens, Some(&master_keys), &tuning, &serve::Role::ALL).await?;
         welcome(&folder, &running.address.to_string(), &tokens, &databases)?;
         // The servers are only stopped after the last request, so their end is a failure.
         let until = running.until(stop.clone());
@@ -97,12 +99,12 @@ async fn prepare(folder: &Path, cluster: &Cluster) -> Result<Databases> {
         read_models: halves.zip(READS).map(|(shards, database)| place(shards, database)).collect(),
     };
     migrate::migrate(&databases).await?;
-    fs::write(folder.join(ENVIRONMENT), environment(primary, replica, &databases))?;
+    fs::write(folder.join(ENVIRONMENT), environment(folder, primary, replica, &databases)?)?;
     Ok(databases)
 }
 
 /// What `serve` and `audit` need to work on the same databases from another process.
-fn environment(primary: &Server, replica: &Server, databases: &Databases) -> String {
+fn environment(folder: &Path, primary: &Server, replica: &Server, databases: &Databases) -> Result<String> {
     let shards = |place: &Place| match (place.shards.first(), place.shards.last()) {
         (Some(first), Some(last)) => format!("{first}-{last}"),
         _ => String::new(),
@@ -112,7 +114,11 @@ fn environment(primary: &Server, replica: &Server, databases: &Databases) -> Str
     let reads = reads.collect::<Vec<_>>().join(";");
     let events = databases.event_store.iter().map(|place| format!("{}={}", shards(place), primary.url(EVENTS)));
     let events = events.collect::<Vec<_>>().join(";");
-    format!("SKYRIFF_EVENT_STORE='{events}'\nSKYRIFF_READ_MODELS='{reads}'\n")
+    let master_key = std::path::absolute(master_key::file_of(folder))?;
+    let master_key = master_key.display();
+    Ok(format!(
+        "SKYRIFF_EVENT_STORE='{events}'\nSKYRIFF_READ_MODELS='{reads}'\nSKYRIFF_MASTER_KEY_FILE='{master_key}'\n"
+    ))
 }
 
 /// A few lines that say where to go next.

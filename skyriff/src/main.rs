@@ -6,6 +6,7 @@ mod api;
 mod audit;
 mod config;
 mod dev;
+mod master_key;
 mod migrate;
 mod play;
 mod serve;

@@ -1,6 +1,6 @@
 //! `skyriff serve`: roles of the backend on databases that exist.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use axum::serve::ListenerExt;
@@ -10,9 +10,13 @@ use skyriff_follow::Followers;
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
 use skyriff_read_side::Replicas;
+use skyriff_vault::MasterKeys;
 use skyriff_write_side::{
     CommandSide, commands, event_store,
+    outputs::Unchecked,
+    http::VideoApi,
     processes::{self, ProcessSide, Services},
+    video_queue::{VideoKeeperSide, VideoQueueSide},
 };
 use sqlx::{ConnectOptions, Connection, postgres::PgPoolOptions};
 use tokio::{
@@ -23,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Served},
-    config::{DatabaseArguments, Databases, PolicyArguments},
+    config::{DatabaseArguments, Databases, PolicyArguments, VideoQueueArguments},
+    master_key::{self, MasterKeyArguments},
     telemetry,
     token::SecretArguments,
 };
@@ -56,6 +61,8 @@ pub struct Arguments {
     #[command(flatten)]
     secret: SecretArguments,
     #[command(flatten)]
+    master_key: MasterKeyArguments,
+    #[command(flatten)]
     tuning: Tuning,
     /// Which roles this process has.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "command,query,project,process")]
@@ -83,6 +90,8 @@ pub struct Tuning {
     cache_mib: u32,
     #[command(flatten)]
     policy: PolicyArguments,
+    #[command(flatten)]
+    videos: VideoQueueArguments,
     /// For how many hours an idempotency key is remembered at least.
     #[arg(long, env = "SKYRIFF_KEEP_KEYS_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=24 * 366))]
     keep_keys_hours: u32,
@@ -111,9 +120,12 @@ impl Tuning {
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let databases = arguments.databases.databases()?;
+    let databases = arguments.databases.clone().databases()?;
     let stop = on_signal()?;
-    let running = Running::start(&databases, &arguments.secret.tokens()?, &arguments.tuning, &arguments.roles).await?;
+    let Arguments { secret, master_key, tuning, roles, .. } = &arguments;
+    let seals_or_opens = roles.contains(&Role::Command) || roles.contains(&Role::Query);
+    let master_keys = seals_or_opens.then(|| master_key.keys(secret.folder())).transpose()?;
+    let running = Running::start(&databases, &secret.tokens()?, master_keys.as_ref(), tuning, roles).await?;
     println!("SkyRiff listens on http://{}", running.address);
     running.until(stop).await?;
     Ok(ExitCode::SUCCESS)
@@ -141,10 +153,18 @@ pub struct Running {
     commands: Option<CommandSide>,
     projector: Option<Followers>,
     processes: Option<ProcessSide>,
+    videos: Option<VideoQueueSide>,
+    video_keeper: Option<VideoKeeperSide>,
 }
 
 impl Running {
-    pub async fn start(databases: &Databases, tokens: &Tokens, tuning: &Tuning, roles: &[Role]) -> Result<Self> {
+    pub async fn start(
+        databases: &Databases,
+        tokens: &Tokens,
+        master_keys: Option<&MasterKeys>,
+        tuning: &Tuning,
+        roles: &[Role],
+    ) -> Result<Self> {
         let listener = TcpListener::bind(tuning.listen).await.with_context(|| {
             format!("cannot listen on {}; is something else there? --listen takes another address", tuning.listen)
         })?;
@@ -159,7 +179,8 @@ impl Running {
             .await?;
         }
 
-        let policy = tuning.policy.policy()?;
+        let close = CancellationToken::new();
+        let (policy, video_limits) = (tuning.policy.policy()?, tuning.videos.limits()?);
         // Processes send commands too, through executors of their own where no API is served.
         let decides = roles.contains(&Role::Command) || roles.contains(&Role::Process);
         let commands = decides.then(|| {
@@ -173,6 +194,19 @@ impl Running {
             let services = Services { commands: side.commands.clone(), shards: databases.shard_count };
             ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default())
         });
+        let video_keeper = commands.as_ref().filter(|_| roles.contains(&Role::Process)).map(|side| {
+            VideoKeeperSide::start(&databases.to_react(), &side.commands, &video_limits)
+        });
+        let video_api = commands.as_ref().zip(master_keys).filter(|_| roles.contains(&Role::Command));
+        let (video_side, videos) = video_api
+            .map(|(side, keys)| {
+                let (places, count) = (databases.to_append(), databases.shard_count);
+                let (commands, vault) = (side.commands.clone(), master_key::vault(databases, databases::COMMAND, keys));
+                let side = VideoQueueSide::start(&places, count, &commands, &vault, &video_limits, close.clone());
+                let queue = side.queue.clone();
+                (side, VideoApi { commands, queue, vault, outputs: Arc::new(Unchecked) })
+            })
+            .unzip();
         let queries = roles.contains(&Role::Query).then(|| {
             let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
             Replicas::new(databases.shard_count, databases.to_query(), patience)
@@ -182,7 +216,10 @@ impl Running {
             PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options)
         };
         let router = api::router(Served {
+            sealing: master_keys.map(|keys| master_key::vault(databases, databases::COMMAND, keys)),
+            opening: master_keys.map(|keys| master_key::vault(databases, databases::QUERY, keys)),
             commands: commands.as_ref().filter(|_| roles.contains(&Role::Command)).map(|side| side.commands.clone()),
+            videos,
             queries,
             tokens: tokens.clone(),
             limits: request::Limits::default(),
@@ -190,7 +227,6 @@ impl Running {
             event_store: databases.event_store.iter().filter(|_| needs_event_store).map(probe).collect(),
         });
         let address = listener.local_addr()?;
-        let close = CancellationToken::new();
         let closed = close.clone();
         let listener = listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
@@ -199,7 +235,7 @@ impl Running {
         });
         let serve = axum::serve(listener, router).with_graceful_shutdown(async move { closed.cancelled().await });
         let http = tokio::spawn(serve.into_future());
-        Ok(Self { address, http, close, commands, projector, processes })
+        Ok(Self { address, http, close, commands, projector, processes, videos: video_side, video_keeper })
     }
 
     /// Serve until told to stop, then finish what is in hand: requests first, then what they need.
@@ -223,11 +259,25 @@ impl Running {
                     None => std::future::pending().await,
                 }
             };
+            let videos = async {
+                match &mut self.videos {
+                    Some(videos) => videos.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let video_keeper = async {
+                match &mut self.video_keeper {
+                    Some(keeper) => keeper.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => None,
                 reason = commands => Some(anyhow!(reason)),
                 reason = projector => Some(anyhow!(reason)),
                 reason = processes => Some(anyhow!(reason)),
+                reason = videos => Some(anyhow!(reason)),
+                reason = video_keeper => Some(anyhow!(reason)),
                 result = &mut self.http => Some(anyhow!("HTTP ended by itself: {result:?}")),
             }
         };
@@ -237,6 +287,12 @@ impl Running {
             tracing::warn!("requests still in hand after {DRAIN_MAX:?} are cut off");
         }
         self.http.abort();
+        if let Some(videos) = self.videos {
+            videos.stop().await;
+        }
+        if let Some(keeper) = self.video_keeper {
+            keeper.stop().await;
+        }
         if let Some(processes) = self.processes {
             processes.stop().await;
         }

@@ -45,6 +45,11 @@ pub struct SecretArguments {
 }
 
 impl SecretArguments {
+    /// The folder of `skyriff dev`.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// As given, or else from the development folder.
     pub fn tokens(&self) -> Result<Tokens> {
         let secret = match &self.token_secret {
@@ -77,12 +82,17 @@ pub fn secret_of(folder: &Path) -> Result<Tokens> {
     if !file.exists() {
         let mut bytes = [0; 32];
         OsRng.unwrap_err().fill_bytes(&mut bytes);
-        let secret = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let half_made = file.with_extension("half-made");
-        let mut new = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half_made)?;
-        new.write_all(secret.as_bytes())?;
-        new.sync_all()?;
-        fs::rename(half_made, &file)?;
+        write_secret(&file, &bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())?;
     }
     Ok(Tokens::new(fs::read_to_string(&file)?.trim().as_bytes())?)
+}
+
+/// A new file that only its owner reads, whole or not at all.
+pub fn write_secret(file: &Path, secret: &str) -> Result<()> {
+    let half_made = file.with_extension("half-made");
+    let mut new = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half_made)?;
+    new.write_all(secret.as_bytes())?;
+    new.sync_all()?;
+    fs::rename(half_made, file)?;
+    Ok(())
 }

@@ -60,6 +60,18 @@ fn every_event_moves_points_between_two_sides_of_the_books() {
             json!({ "refunded": { "spend": id, "returned": mixed } }),
             &[("platform:revenue", -7), ("user:available:promo", 5), ("user:available:income", 2)],
         ),
+        (
+            json!({ "payout_started": { "withdrawal": id, "taken": income } }),
+            &[("user:held:income", -2), ("platform:payouts:pending", 2)],
+        ),
+        (
+            json!({ "paid_out": { "withdrawal": id, "points": 9, "fee": 1 } }),
+            &[("platform:payouts:pending", -10), ("platform:payouts:paid", 9), ("platform:withdrawal_fee", 1)],
+        ),
+        (
+            json!({ "payout_returned": { "withdrawal": id, "returned": income } }),
+            &[("platform:payouts:pending", -2), ("user:available:income", 2)],
+        ),
         (json!({ "expired": { "lots": lots } }), &[("user:available:promo", -5), ("platform:expiry", 5)]),
         (
             json!({ "adjusted": { "direction": "credit", "moved": paid, "reason": "goodwill" } }),

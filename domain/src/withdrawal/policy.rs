@@ -63,10 +63,14 @@ impl WithdrawalPolicy {
         if points < self.points_min || points.is_zero() || points > max {
             return Err(Refusal::AmountOutOfRange { min: self.points_min, max });
         }
-        let fee = per(points.get(), i64::from(self.fee_permille), 1_000);
+        let too_much = || Refusal::AmountOutOfRange { min: self.points_min, max };
+        let fee = per(points.get(), i64::from(self.fee_permille), 1_000).ok_or_else(too_much)?;
         let fee = Points::try_from(fee).unwrap_or_default().min(points);
         let paid = points.checked_sub(fee).unwrap_or_default();
-        let minor = per(paid.get(), i64::from(self.minor_per_100_points), 100);
+        let minor = per(paid.get(), i64::from(self.minor_per_100_points), 100).ok_or_else(too_much)?;
+        if minor == 0 {
+            return Err(Refusal::WorthNothing { points });
+        }
         let reviews_needed = match points {
             points if points >= self.two_reviews_from => 2,
             points if points >= self.review_from => 1,
@@ -77,8 +81,8 @@ impl WithdrawalPolicy {
     }
 }
 
-/// `amount * rate / unit`, rounded down: of amounts up to 10¹⁵ and rates up to 2³² it cannot overflow 128 bits.
-fn per(amount: i64, rate: i64, unit: i64) -> i64 {
+/// `amount * rate / unit`, rounded down; nothing when that is more than there are numbers for.
+fn per(amount: i64, rate: i64, unit: i64) -> Option<i64> {
     let whole = i128::from(amount) * i128::from(rate) / i128::from(unit.max(1));
-    i64::try_from(whole).unwrap_or(i64::MAX)
+    i64::try_from(whole).ok()
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Command, Status, allowance};
+use super::{Command, Outcome, Status, allowance};
 use crate::{
     Event, HoldId, Label, Note, Points, Policy, Reference, Refusal, Sealed, StreamId, Streams, UserId, WithdrawalId,
     command::Decision,
@@ -62,6 +62,13 @@ pub enum What {
         /// Why.
         reason: Note,
     },
+    /// A person has found out: as if the provider had said it.
+    Resolve {
+        /// Who.
+        operator: UserId,
+        /// What.
+        outcome: Outcome,
+    },
 }
 
 impl Step {
@@ -76,7 +83,8 @@ impl Step {
             | What::Reject { .. }
             | What::Cancel
             | What::Settle { .. }
-            | What::Fail { .. } => {
+            | What::Fail { .. }
+            | What::Resolve { .. } => {
                 vec![withdrawal, StreamId::WithdrawalAllowance(user), StreamId::PointsAccount(user)]
             }
         }
@@ -136,6 +144,7 @@ impl Step {
             What::Settle { reference } => Command::Settle { reference },
             What::Fail { reason } => Command::Fail { reason },
             What::NeedAttention { reason } => Command::NeedAttention { reason },
+            What::Resolve { operator, outcome } => Command::Resolve { operator, outcome },
         }
     }
 }

@@ -38,6 +38,8 @@ use crate::{
 };
 
 const SECRET: &str = "a secret that is only for benchmarks";
+/// 32 bytes that are only for benchmarks.
+const MASTER_KEY: &str = "YmVuY2htYXJrcyBiZW5jaG1hcmtzIGJlbmNobWFya3M=";
 /// The stock path decides again as often as it takes; this is only so that it ends.
 const STOCK_ATTEMPTS_MAX: u32 = 10_000;
 
@@ -102,7 +104,8 @@ impl Served {
             // Not used by commands.
             .env("SKYRIFF_READ_MODELS", format!("0-15={}", server.url(events)))
             .env("BENCH_STOCK_SOCKET", &server.socket_folder)
-            .env("SKYRIFF_TOKEN_SECRET", SECRET);
+            .env("SKYRIFF_TOKEN_SECRET", SECRET)
+            .env("SKYRIFF_MASTER_KEY", MASTER_KEY);
         let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().context("its output is piped")?;
         let line = BufReader::new(stdout).lines().next_line().await?.context("the server said nothing")?;

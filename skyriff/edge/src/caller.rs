@@ -75,6 +75,17 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether the caller may do this to what is nobody's.
+    ///
+    /// # Errors
+    /// [`Kind::FORBIDDEN`].
+    pub fn may_at_all(&self, right: Right) -> Result<(), Problem> {
+        match right.reach(self.role) {
+            Reach::All => Ok(()),
+            Reach::Own | Reach::None => Err(Problem::new(&Kind::FORBIDDEN)),
+        }
+    }
+
     /// As kept in the metadata of events, and as part of what makes a command's id.
     pub fn actor(&self) -> String {
         format!("{}:{}", self.role.as_str(), self.id)

@@ -77,11 +77,13 @@ kinds! {
     OUT_OF_RANGE = UNPROCESSABLE_ENTITY "out-of-range", "A value is outside its limits",
         "See detail for the limits.";
     INSUFFICIENT_POINTS = CONFLICT "insufficient-points", "There are not enough points",
-        "Read the balance; points past their expiry or held ones cannot be spent. To ask again, take a new Idempotency-Key.";
+        "Read the balance; points past their expiry or held ones cannot be spent, and only income can be withdrawn. To ask again, take a new Idempotency-Key.";
     ALREADY_CHECKED_IN = CONFLICT "already-checked-in", "The day was checked in already",
         "Check in again on the next UTC day.";
     FOUR_EYES = FORBIDDEN "four-eyes", "Somebody else has to decide this",
-        "Leave it to another reviewer: nobody reviews their own withdrawal, and a second approval comes from a second person.";
+        "Leave it to somebody else: nobody decides their own withdrawal, and a second approval comes from a second person.";
+    WITHDRAWAL_STATUS = CONFLICT "withdrawal-status", "The withdrawal is not where this can be done",
+        "Read the withdrawal: it is cancelled, approved or rejected while it is under review, and resolved while it needs attention.";
     WITHDRAWAL_OPEN = CONFLICT "withdrawal-open", "Another withdrawal is still open",
         "Wait until it is over, or cancel it while it is under review.";
     TOO_MANY_IN_FLIGHT = CONFLICT "too-many-in-flight", "Too many jobs are in flight",
@@ -90,6 +92,8 @@ kinds! {
         "Stop working on it: the job was given to another worker, or has ended.";
     WITHDRAWAL_LIMIT = CONFLICT "withdrawal-limit", "The limit for a day or a month is reached",
         "Ask for less, or wait until the next UTC day or month.";
+    ERASED = GONE "erased", "What belonged to this person was erased at their request",
+        "Nothing can be kept or shown for this person any more; an account of theirs that is used again needs a new user id.";
     ORDER_MISMATCH = CONFLICT "order-mismatch", "The order was credited before, with other contents",
         "Look the order up at the payment provider; nothing was credited now.";
     CONFLICT = SERVICE_UNAVAILABLE "conflict", "The command kept losing a race",

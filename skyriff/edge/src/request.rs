@@ -13,8 +13,8 @@ use axum::{
 use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::{
-        CompressionLayer, Predicate,
-        predicate::{NotForContentType, SizeAbove},
+        CompressionLayer,
+        predicate::{NotForContentType, Predicate, SizeAbove},
     },
 };
 use uuid::Uuid;
@@ -74,9 +74,10 @@ pub fn around(routes: Router, tokens: Tokens, limits: Limits) -> Router {
         .layer(middleware::from_fn(move |request, next| name_and_bound(limits.timeout, request, next)))
 }
 
-/// Video and sound are compressed as they are.
+/// Events go out one by one, and video and sound are compressed as they are.
 fn worth_compressing() -> impl Predicate {
     SizeAbove::new(COMPRESS_ABOVE_BYTES)
+        .and(NotForContentType::SSE)
         .and(NotForContentType::const_new("video/"))
         .and(NotForContentType::const_new("audio/"))
         .and(NotForContentType::const_new("application/octet-stream"))

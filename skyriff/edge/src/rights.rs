@@ -29,6 +29,14 @@ pub enum Right {
     ResolvePayout,
     /// Read balances, ledger entries, likes, tips and withdrawals.
     ReadAccount,
+    /// Order videos and take orders back.
+    OrderVideos,
+    /// Choose the ids and priorities of orders.
+    ImportVideos,
+    /// Make videos.
+    WorkVideos,
+    /// Read what videos cost and brought in.
+    ReadVideoCosts,
     /// Say that something happened in the past.
     Backdate,
 }
@@ -63,6 +71,10 @@ impl Right {
             Self::Review        => [None, None,   None,    All,     None,   None,   None],
             Self::ResolvePayout => [None, None,   All,     None,    None,   None,   None],
             Self::ReadAccount   => [Own,  All,    All,     All,     All,    None,   None],
+            Self::OrderVideos   => [Own,  All,    None,    None,    None,   None,   None],
+            Self::ImportVideos  => [None, All,    None,    None,    None,   None,   None],
+            Self::WorkVideos    => [None, None,   None,    None,    None,   None,   All],
+            Self::ReadVideoCosts => [None, None,  All,     None,    None,   All,    None],
             Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
         };
         match role {

@@ -17,6 +17,8 @@ use tokio::{
 use crate::{EVENTS, READS, proxy::Proxy};
 
 pub const SECRET: &str = "a secret that is only for torture";
+/// 32 bytes that are only for torture.
+const MASTER_KEY: &str = "dG9ydHVyZSB0b3J0dXJlIHRvcnR1cmUgdG9ydHVyZSE=";
 /// Small, so that a burst fills it.
 const QUEUE_MAX: &str = "64";
 
@@ -72,6 +74,7 @@ impl Nodes {
             .env("SKYRIFF_EVENT_STORE", format!("0-15={event_store}"))
             .env("SKYRIFF_READ_MODELS", format!("0-15={}", self.server.url(READS)))
             .env("SKYRIFF_TOKEN_SECRET", SECRET)
+            .env("SKYRIFF_MASTER_KEY", MASTER_KEY)
             .kill_on_drop(true);
         skyriff
     }

@@ -3,7 +3,7 @@
 use axum::{
     body::HttpBody,
     extract::{FromRequest, FromRequestParts, Request},
-    http::{HeaderName, HeaderValue, StatusCode, request::Parts},
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, SubsecRound, Utc};
@@ -20,7 +20,7 @@ use crate::{Commands, Failure, Fingerprint, Receipt, Submission};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// On every accepted command: where it landed, for `Skyriff-At-Least` of the next read.
-const POSITION: HeaderName = HeaderName::from_static("skyriff-position");
+pub(super) const POSITION: HeaderName = HeaderName::from_static("skyriff-position");
 /// How far ahead of our clock a business time may be, in seconds.
 const CLOCK_SKEW_MAX_S: i64 = 300;
 /// Nothing happened before.
@@ -48,6 +48,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Sender {
 }
 
 impl Sender {
+    pub(super) const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The id that the command will have, whatever it is.
+    pub(super) fn command_id(&self) -> CommandId {
+        CommandId::derive(&self.caller.actor(), &self.key)
+    }
+
     /// Hand the command in, if the caller has the right to, and answer what came of it.
     pub(super) async fn submit(
         self,
@@ -57,9 +66,21 @@ impl Sender {
         said_at: Option<DateTime<Utc>>,
         intent: Intent,
     ) -> Result<Accepted, Problem> {
+        self.execute(commands, right, user, said_at, intent).await.map(Accepted)
+    }
+
+    /// The same, for a route that answers in its own way.
+    pub(super) async fn execute(
+        self,
+        commands: &Commands,
+        right: Right,
+        user: UserId,
+        said_at: Option<DateTime<Utc>>,
+        intent: Intent,
+    ) -> Result<Receipt, Problem> {
         let Self { caller, key, context } = self;
         let submission = submission(&caller, &context, &key, Asked { right, user, said_at, intent })?;
-        commands.execute(submission).await.map(Accepted).map_err(problem)
+        commands.execute(submission).await.map_err(problem)
     }
 }
 
@@ -134,6 +155,29 @@ pub(super) struct OnlyWhen {
 
 /// An accepted command.
 pub(super) struct Accepted(Receipt);
+
+impl Accepted {
+    /// The answer also says where what was made can be read.
+    pub(super) fn located(self, location: &str) -> Located {
+        Located(self, HeaderValue::try_from(location).ok())
+    }
+}
+
+/// An accepted command that made something, and where that is.
+pub(super) struct Located(Accepted, Option<HeaderValue>);
+
+impl IntoResponse for Located {
+    fn into_response(self) -> Response {
+        let Self(accepted, location) = self;
+        let mut response = accepted.into_response();
+        if let Some(location) = location
+            && response.status().is_success()
+        {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        response
+    }
+}
 
 /// What came of an accepted command.
 #[derive(Serialize, ToSchema)]
@@ -278,10 +322,13 @@ fn of_refusal(refusal: &Refusal) -> Problem {
         },
         Refusal::TipReceipt(tip::receipt::Refusal::Mismatch) => &Kind::REFUSED,
         Refusal::Withdrawal(refusal) => match refusal {
-            withdrawal::Refusal::AmountOutOfRange { .. } => &Kind::OUT_OF_RANGE,
+            withdrawal::Refusal::AmountOutOfRange { .. } | withdrawal::Refusal::WorthNothing { .. } => {
+                &Kind::OUT_OF_RANGE
+            }
             withdrawal::Refusal::OwnRequest | withdrawal::Refusal::SameReviewer => &Kind::FOUR_EYES,
             withdrawal::Refusal::NotRequested => &Kind::NOT_FOUND,
-            withdrawal::Refusal::Mismatch | withdrawal::Refusal::NotNow { .. } => &Kind::REFUSED,
+            withdrawal::Refusal::NotNow { .. } | withdrawal::Refusal::OtherProvider { .. } => &Kind::WITHDRAWAL_STATUS,
+            withdrawal::Refusal::Mismatch => &Kind::REFUSED,
         },
         Refusal::WithdrawalAllowance(refusal) => match refusal {
             allowance::Refusal::OneIsOpen(_) => &Kind::WITHDRAWAL_OPEN,

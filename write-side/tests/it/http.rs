@@ -12,6 +12,7 @@ use skyriff_edge::{
     Caller, Role, Tokens,
     request::{self, Limits},
 };
+use skyriff_vault::Vault;
 use skyriff_write_side::{CommandSide, http};
 use tower::ServiceExt;
 use uuid::Uuid;
@@ -21,17 +22,18 @@ use crate::store::{Store, some_user, user_of_shard};
 pub(crate) struct Api {
     router: Router,
     tokens: Tokens,
-    _node: CommandSide,
+    pub(crate) node: CommandSide,
 }
 
+#[derive(Debug)]
 pub(crate) struct Answer {
-    status: StatusCode,
+    pub(crate) status: StatusCode,
     headers: HeaderMap,
     pub(crate) body: Value,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
@@ -50,11 +52,15 @@ impl Answer {
 
 impl Api {
     pub(crate) fn new(store: &Store) -> Self {
-        let node = store.node();
-        let (routes, _) = http::routes(node.commands.clone()).split_for_parts();
+        Self::with(store.node(), store.vault())
+    }
+
+    pub(crate) fn with(node: CommandSide, vault: Vault) -> Self {
+        let routes = http::routes(node.commands.clone());
+        let (routes, _) = routes.merge(http::withdrawal_routes(node.commands.clone(), vault)).split_for_parts();
         let tokens = Tokens::new(&[7; 32]).unwrap();
         let limits = Limits { body_bytes_max: 4_096, ..Limits::default() };
-        Self { router: request::around(routes, tokens.clone(), limits), tokens, _node: node }
+        Self { router: request::around(routes, tokens.clone(), limits), tokens, node }
     }
 
     fn token(&self, role: Role, id: Uuid) -> String {
@@ -77,7 +83,7 @@ impl Api {
     }
 
     /// The same with a JSON body.
-    fn json(&self, role: Role, id: Uuid, path: &str, key: &str) -> axum::http::request::Builder {
+    pub(crate) fn json(&self, role: Role, id: Uuid, path: &str, key: &str) -> axum::http::request::Builder {
         self.request(role, id, path, key).header(header::CONTENT_TYPE, "application/json")
     }
 
@@ -97,11 +103,11 @@ impl Api {
     }
 }
 
-fn body_of(body: &Value) -> Body {
+pub(crate) fn body_of(body: &Value) -> Body {
     if body.is_null() { Body::empty() } else { Body::from(body.to_string()) }
 }
 
-fn path(user: UserId, rest: &str) -> String {
+pub(crate) fn path(user: UserId, rest: &str) -> String {
     format!("/v1/users/{user}/{rest}")
 }
 

@@ -23,3 +23,4 @@ mod snapshots;
 mod stock;
 mod together;
 mod two_nodes;
+mod withdrawals;

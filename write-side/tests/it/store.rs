@@ -14,6 +14,7 @@ use skyriff_postgres::{
     databases::{COMMAND, OWNER},
     testing::TestDatabases,
 };
+use skyriff_vault::{KeyDatabase, MasterKeys, Vault};
 use skyriff_write_side::{
     CommandSide, Failure, Fingerprint, Receipt, Submission,
     commands::{EventDatabase, Limits},
@@ -23,6 +24,9 @@ use uuid::Uuid;
 
 /// Long for a test that waits for something that has to come.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+/// 32 bytes that are only for tests.
+const MASTER_KEY: &str = "dGVzdCB0ZXN0IHRlc3QgdGVzdCB0ZXN0IHRlc3QgISE=";
 
 pub(crate) struct Store {
     databases: TestDatabases,
@@ -73,6 +77,14 @@ impl Store {
 
     pub(crate) fn node_with(&self, limits: &Limits) -> CommandSide {
         node(self.options(COMMAND), limits)
+    }
+
+    /// As the role that appends.
+    pub(crate) fn vault(&self) -> Vault {
+        let primary = TestDatabases::pool(self.options(COMMAND));
+        let shards = ShardCount::default().shards().collect();
+        let keys = MasterKeys::from_base64(MASTER_KEY).unwrap();
+        Vault::new(keys, ShardCount::default(), vec![KeyDatabase { shards, primary, replicas: Vec::new() }])
     }
 
     pub(crate) fn options(&self, role: &str) -> PgConnectOptions {

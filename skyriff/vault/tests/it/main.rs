@@ -1,0 +1,175 @@
+//! The vault on a real Postgres: who may make, read and destroy keys, and what stays closed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+use futures::future::join_all;
+use serde_json::json;
+use skyriff_domain::{ShardCount, UserId, WithdrawalId, shard_of};
+use skyriff_postgres::{
+    databases::{COMMAND, OWNER, PROJECT, QUERY},
+    testing::TestDatabases,
+};
+use skyriff_vault::{Destination, Error, KeyDatabase, MasterKeys, Purpose, Vault};
+use sqlx::{ConnectOptions, Executor, PgConnection};
+use uuid::Uuid;
+
+fn vault_as(databases: &TestDatabases, role: &str, keys: &MasterKeys) -> Vault {
+    let shards = ShardCount::default().shards().collect();
+    let primary = TestDatabases::pool(databases.event_store(role));
+    Vault::new(keys.clone(), ShardCount::default(), vec![KeyDatabase { shards, primary, replicas: Vec::new() }])
+}
+
+fn some_keys() -> MasterKeys {
+    MasterKeys::from_base64(&MasterKeys::generate()).unwrap()
+}
+
+fn someone() -> UserId {
+    UserId(Uuid::new_v4())
+}
+
+fn destination(account: &str) -> Destination {
+    serde_json::from_value(json!({"kind": "paypal", "account": account, "name": "Mei Lin"})).unwrap()
+}
+
+async fn owner(databases: &TestDatabases) -> PgConnection {
+    databases.event_store(OWNER).connect().await.unwrap()
+}
+
+async fn destroy(databases: &TestDatabases, person: UserId) {
+    let shard = i16::try_from(shard_of(person, ShardCount::default()).0).unwrap();
+    let destroy = sqlx::query("SELECT destroy_person_key($1, $2)").bind(person.0).bind(shard);
+    destroy.execute(&mut owner(databases).await).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_one_node_seals_another_opens_and_sealing_again_gives_the_same() {
+    let databases = TestDatabases::create().await;
+    let keys = some_keys();
+    let nodes = [vault_as(&databases, COMMAND, &keys), vault_as(&databases, COMMAND, &keys)];
+    let reader = vault_as(&databases, QUERY, &keys);
+    let (person, withdrawal, to) = (someone(), WithdrawalId(Uuid::new_v4()), destination("mei@example.com"));
+    // All of them meet a person without a key; one key is made.
+    let sealing = (0..20).map(|turn| nodes[turn % 2].seal_destination(person, withdrawal, &to));
+    let sealed: Vec<_> = join_all(sealing).await.into_iter().map(Result::unwrap).collect();
+    assert!(sealed.iter().all(|other| *other == sealed[0]));
+    assert_eq!(reader.open_destination(person, withdrawal, &sealed[0]).await.unwrap(), to);
+    // Bound to the person and to the withdrawal; and nobody else's key opens it.
+    let other = nodes[0].seal_destination(person, WithdrawalId(Uuid::new_v4()), &to).await.unwrap();
+    assert_ne!(other, sealed[0]);
+    assert!(matches!(reader.open_destination(person, withdrawal, &other).await, Err(Error::Damaged)));
+    assert!(matches!(reader.open_destination(someone(), withdrawal, &sealed[0]).await, Err(Error::NoKey)));
+
+    let elsewhere = someone();
+    let of_elsewhere = nodes[1].seal_destination(elsewhere, withdrawal, &to).await.unwrap();
+    let several =
+        [(person, withdrawal, &sealed[0]), (elsewhere, withdrawal, &sealed[0]), (elsewhere, withdrawal, &of_elsewhere)];
+    let opened = reader.open_destinations(&several).await;
+    assert!(matches!(opened.as_slice(), [Ok(_), Err(Error::Damaged), Ok(_)]), "{opened:?}");
+    // A reader makes no keys.
+    let refused = reader.seal(someone(), Purpose::WithdrawalDestination, Uuid::nil(), b"x").await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_destroyed_key_stays_destroyed_and_none_is_made_in_its_place() {
+    let databases = TestDatabases::create().await;
+    let keys = some_keys();
+    let vault = vault_as(&databases, COMMAND, &keys);
+    let (person, withdrawal, to) = (someone(), WithdrawalId(Uuid::new_v4()), destination("mei@example.com"));
+    let sealed = vault.seal_destination(person, withdrawal, &to).await.unwrap();
+    let never_sealed = someone();
+    for person in [person, never_sealed, person] {
+        destroy(&databases, person).await;
+        assert!(matches!(vault.seal_destination(person, withdrawal, &to).await, Err(Error::Erased)));
+        assert!(matches!(vault.open_destination(person, withdrawal, &sealed).await, Err(Error::Erased)));
+    }
+    // Not even the owner of the table brings it back.
+    for statement in [
+        "UPDATE person_keys SET destroyed_at = NULL, master_key_id = 'x', wrapped_key = decode(repeat('00', 48), 'hex')",
+        "UPDATE person_keys SET destroyed_at = now() + interval '1 day'",
+        "DELETE FROM person_keys",
+        "TRUNCATE person_keys",
+    ] {
+        owner(&databases).await.execute(statement).await.expect_err(statement);
+    }
+}
+
+#[tokio::test]
+async fn the_database_lets_nobody_who_serves_change_or_destroy_a_key() {
+    /// SQLSTATE `insufficient_privilege`.
+    const DENIED: &str = "42501";
+    let databases = TestDatabases::create().await;
+    vault_as(&databases, COMMAND, &some_keys())
+        .seal(someone(), Purpose::WithdrawalDestination, Uuid::nil(), b"x")
+        .await
+        .unwrap();
+    let by_nobody = [
+        "UPDATE person_keys SET wrapped_key = wrapped_key",
+        "DELETE FROM person_keys",
+        "TRUNCATE person_keys",
+        "DROP TABLE person_keys",
+        "INSERT INTO person_keys (user_id, shard, destroyed_at) VALUES (gen_random_uuid(), 0, now())",
+        "INSERT INTO person_keys (user_id, shard, made_at) VALUES (gen_random_uuid(), 0, now())",
+        "SELECT destroy_person_key(user_id, shard) FROM person_keys",
+    ];
+    let by_command = "INSERT INTO person_keys (user_id, shard, master_key_id, wrapped_key)
+                      SELECT gen_random_uuid(), 0, master_key_id, wrapped_key FROM person_keys";
+    let cases = [
+        (COMMAND, by_nobody.to_vec()),
+        (QUERY, [&by_nobody[..], &[by_command]].concat()),
+        (PROJECT, [&by_nobody[..], &[by_command, "SELECT * FROM person_keys"]].concat()),
+    ];
+    for (role, statements) in cases {
+        let mut connection = databases.event_store(role).connect().await.unwrap();
+        for statement in statements {
+            let error = connection.execute(statement).await.expect_err(statement);
+            let code = error.as_database_error().and_then(|error| error.code().map(String::from));
+            assert_eq!(code.as_deref(), Some(DENIED), "{role}: {statement}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_master_key_is_changed_step_by_step_and_none_opens_without_it() {
+    let databases = TestDatabases::create().await;
+    let (old, new) = (MasterKeys::generate(), MasterKeys::generate());
+    let ring = |keys: &[&str]| MasterKeys::from_base64(&keys.join(",")).unwrap();
+    let (person, withdrawal, to) = (someone(), WithdrawalId(Uuid::new_v4()), destination("mei@example.com"));
+    let vault = |keys| vault_as(&databases, COMMAND, &keys);
+    let sealed = vault(ring(&[&old])).seal_destination(person, withdrawal, &to).await.unwrap();
+    let both = vault(ring(&[&new, &old]));
+    assert_eq!(both.seal_destination(person, withdrawal, &to).await.unwrap(), sealed);
+    assert_eq!(both.open_destination(person, withdrawal, &sealed).await.unwrap(), to);
+    // Who comes now has a key that the new one wraps.
+    let later = someone();
+    both.seal_destination(later, withdrawal, &to).await.unwrap();
+    let new_only = vault(ring(&[&new]));
+    assert!(new_only.seal_destination(later, withdrawal, &to).await.is_ok());
+    let without = new_only.open_destination(person, withdrawal, &sealed).await;
+    assert!(matches!(without, Err(Error::UnknownMasterKey(_))), "{without:?}");
+    assert!(matches!(new_only.seal_destination(person, withdrawal, &to).await, Err(Error::UnknownMasterKey(_))));
+}
+
+#[tokio::test]
+async fn keys_are_read_where_they_can_be() {
+    let databases = TestDatabases::create().await;
+    let behind = TestDatabases::create().await;
+    let keys = some_keys();
+    let (person, withdrawal, to) = (someone(), WithdrawalId(Uuid::new_v4()), destination("mei@example.com"));
+    let sealed = vault_as(&databases, COMMAND, &keys).seal_destination(person, withdrawal, &to).await.unwrap();
+    let pool = |databases: &TestDatabases| TestDatabases::pool(databases.event_store(QUERY));
+    let gone = pool(&databases);
+    gone.close().await;
+    let reader = |primary, replicas| {
+        let shards = ShardCount::default().shards().collect();
+        Vault::new(keys.clone(), ShardCount::default(), vec![KeyDatabase { shards, primary, replicas }])
+    };
+    // A replica that has not heard of the key yet, and one that is gone; and a primary that is gone.
+    for vault in
+        [reader(pool(&databases), vec![gone.clone(), pool(&behind)]), reader(gone.clone(), vec![pool(&databases)])]
+    {
+        assert_eq!(vault.open_destination(person, withdrawal, &sealed).await.unwrap(), to);
+    }
+    let nowhere = reader(gone.clone(), vec![pool(&behind)]).open_destination(person, withdrawal, &sealed).await;
+    assert!(matches!(nowhere, Err(Error::Unavailable(_))), "{nowhere:?}");
+}
