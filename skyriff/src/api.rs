@@ -8,6 +8,7 @@ use skyriff_edge::{
     request::{self, Limits},
 };
 use skyriff_read_side::Replicas;
+use skyriff_storage::Links;
 use skyriff_vault::Vault;
 use skyriff_write_side::{Commands, http::VideoApi};
 use sqlx::PgPool;
@@ -17,6 +18,8 @@ use utoipa::{
 };
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
+
+use crate::outputs;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -57,6 +60,8 @@ pub struct Served {
     pub sealing: Option<Vault>,
     /// Video jobs, for those who order them and for workers.
     pub videos: Option<VideoApi>,
+    /// To what was made.
+    pub links: Links,
     /// Opens it for queries, which show it masked.
     pub opening: Option<Vault>,
     pub tokens: Tokens,
@@ -76,6 +81,7 @@ pub fn router(served: Served) -> Router {
         routes = routes.merge(skyriff_write_side::http::routes(commands));
     }
     if let Some(videos) = served.videos {
+        routes = routes.merge(outputs::routes(videos.queue.clone(), served.links));
         routes = routes.merge(skyriff_write_side::http::video_routes(videos));
     }
     if let Some(queries) = served.queries {

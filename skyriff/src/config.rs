@@ -27,9 +27,7 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use skyriff_domain::{
-    Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, withdrawal::WithdrawalPolicy,
-};
+use skyriff_domain::{Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, withdrawal::WithdrawalPolicy};
 use skyriff_postgres::databases;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 

@@ -13,13 +13,14 @@ use clap::Args;
 use skyriff_domain::{ShardCount, ShardId};
 use skyriff_edge::{Caller, Role, Tokens};
 use skyriff_postgres::{Cluster, Durability, Server, Servers, databases};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     config::{Databases, Place},
     master_key, migrate, serve,
     serve::Tuning,
-    token,
+    token, worker,
 };
 
 #[derive(Args)]
@@ -29,6 +30,9 @@ pub struct Arguments {
     folder: PathBuf,
     #[command(flatten)]
     tuning: Tuning,
+    /// Make no videos here: `skyriff worker` does.
+    #[arg(long)]
+    no_worker: bool,
 }
 
 /// The file in the folder that holds [`environment`].
@@ -39,7 +43,7 @@ const EVENTS: &str = "skyriff_events";
 const READS: [&str; 2] = ["skyriff_reads_0", "skyriff_reads_1"];
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Arguments { folder, tuning } = arguments;
+    let Arguments { folder, tuning, no_worker } = arguments;
     let stop = serve::on_signal()?;
     ensure!(
         tuning.listen.port() == 0 || std::net::TcpListener::bind(tuning.listen).is_ok(),
@@ -58,11 +62,27 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         let databases = prepare(&folder, &cluster).await?;
         let tokens = token::secret_of(&folder)?;
         let master_keys = master_key::keys_of(&folder)?;
+        let links = tuning.links.links(&folder, &tokens)?;
+        let storage = links.storage().clone();
         let running =
-            serve::Running::start(&databases, &tokens, Some(&master_keys), &tuning, &serve::Role::ALL).await?;
+            serve::Running::start(&databases, &tokens, Some(&master_keys), links, &tuning, &serve::Role::ALL).await?;
+        let worker = match no_worker {
+            true => None,
+            false => worker::inside_dev(&folder, running.address, &tokens, storage, stop.clone())?,
+        };
         welcome(&folder, &running.address.to_string(), &tokens, &databases)?;
+        // The worker gives back what it has in hand while the API can still be told.
+        let (stop_serving, stopped) = (CancellationToken::new(), stop.clone());
+        let worked = stop_serving.clone().drop_guard();
+        tokio::spawn(async move {
+            stopped.cancelled().await;
+            if let Some(Err(error)) = futures::future::OptionFuture::from(worker).await {
+                tracing::warn!(%error, "the worker did not end well");
+            }
+            drop(worked);
+        });
         // The servers are only stopped after the last request, so their end is a failure.
-        let until = running.until(stop.clone());
+        let until = running.until(stop_serving);
         tokio::pin!(until);
         tokio::select! {
             result = &mut until => result,

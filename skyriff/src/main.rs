@@ -8,10 +8,13 @@ mod config;
 mod dev;
 mod master_key;
 mod migrate;
+mod outputs;
 mod play;
 mod serve;
+mod storage;
 mod telemetry;
 mod token;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -39,6 +42,11 @@ enum Command {
     Serve(serve::Arguments),
     /// Bring the databases up to date, and make what is missing in them.
     Migrate(migrate::Arguments),
+    /// Make videos and speech, as a worker of the API.
+    Worker(worker::Arguments),
+    /// Look after the object storage.
+    #[command(subcommand)]
+    Storage(storage::Command),
     /// Mint a token for a caller of the API.
     Token(token::Arguments),
     /// Send a trace of actions through the API, keeping each user's order.
@@ -56,6 +64,8 @@ async fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(arguments).await,
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
+        Command::Worker(arguments) => worker::run(arguments).await,
+        Command::Storage(command) => storage::run(command).await,
         Command::Token(arguments) => token::run(&arguments),
         Command::Play(arguments) => play::run(arguments).await,
         Command::Audit(command) => audit::run(command).await,

@@ -10,10 +10,10 @@ use skyriff_follow::Followers;
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
 use skyriff_read_side::Replicas;
+use skyriff_storage::Links;
 use skyriff_vault::MasterKeys;
 use skyriff_write_side::{
     CommandSide, commands, event_store,
-    outputs::Unchecked,
     http::VideoApi,
     processes::{self, ProcessSide, Services},
     video_queue::{VideoKeeperSide, VideoQueueSide},
@@ -29,6 +29,7 @@ use crate::{
     api::{self, Served},
     config::{DatabaseArguments, Databases, PolicyArguments, VideoQueueArguments},
     master_key::{self, MasterKeyArguments},
+    outputs::{LinkArguments, Stored},
     telemetry,
     token::SecretArguments,
 };
@@ -92,6 +93,8 @@ pub struct Tuning {
     policy: PolicyArguments,
     #[command(flatten)]
     videos: VideoQueueArguments,
+    #[command(flatten)]
+    pub links: LinkArguments,
     /// For how many hours an idempotency key is remembered at least.
     #[arg(long, env = "SKYRIFF_KEEP_KEYS_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=24 * 366))]
     keep_keys_hours: u32,
@@ -125,7 +128,9 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let Arguments { secret, master_key, tuning, roles, .. } = &arguments;
     let seals_or_opens = roles.contains(&Role::Command) || roles.contains(&Role::Query);
     let master_keys = seals_or_opens.then(|| master_key.keys(secret.folder())).transpose()?;
-    let running = Running::start(&databases, &secret.tokens()?, master_keys.as_ref(), tuning, roles).await?;
+    let tokens = secret.tokens()?;
+    let links = tuning.links.links(secret.folder(), &tokens)?;
+    let running = Running::start(&databases, &tokens, master_keys.as_ref(), links, tuning, roles).await?;
     println!("SkyRiff listens on http://{}", running.address);
     running.until(stop).await?;
     Ok(ExitCode::SUCCESS)
@@ -162,6 +167,7 @@ impl Running {
         databases: &Databases,
         tokens: &Tokens,
         master_keys: Option<&MasterKeys>,
+        links: Links,
         tuning: &Tuning,
         roles: &[Role],
     ) -> Result<Self> {
@@ -194,9 +200,10 @@ impl Running {
             let services = Services { commands: side.commands.clone(), shards: databases.shard_count };
             ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default())
         });
-        let video_keeper = commands.as_ref().filter(|_| roles.contains(&Role::Process)).map(|side| {
-            VideoKeeperSide::start(&databases.to_react(), &side.commands, &video_limits)
-        });
+        let video_keeper = commands
+            .as_ref()
+            .filter(|_| roles.contains(&Role::Process))
+            .map(|side| VideoKeeperSide::start(&databases.to_react(), &side.commands, &video_limits));
         let video_api = commands.as_ref().zip(master_keys).filter(|_| roles.contains(&Role::Command));
         let (video_side, videos) = video_api
             .map(|(side, keys)| {
@@ -204,7 +211,7 @@ impl Running {
                 let (commands, vault) = (side.commands.clone(), master_key::vault(databases, databases::COMMAND, keys));
                 let side = VideoQueueSide::start(&places, count, &commands, &vault, &video_limits, close.clone());
                 let queue = side.queue.clone();
-                (side, VideoApi { commands, queue, vault, outputs: Arc::new(Unchecked) })
+                (side, VideoApi { commands, queue, vault, outputs: Arc::new(Stored(links.storage().clone())) })
             })
             .unzip();
         let queries = roles.contains(&Role::Query).then(|| {
@@ -220,6 +227,7 @@ impl Running {
             opening: master_keys.map(|keys| master_key::vault(databases, databases::QUERY, keys)),
             commands: commands.as_ref().filter(|_| roles.contains(&Role::Command)).map(|side| side.commands.clone()),
             videos,
+            links,
             queries,
             tokens: tokens.clone(),
             limits: request::Limits::default(),

@@ -98,6 +98,11 @@ impl Links {
         Self { storage, key, public_url, lifetime: lifetime.min(LIFETIME_MAX) }
     }
 
+    /// What they lead to.
+    pub fn storage(&self) -> &ObjectStorage {
+        &self.storage
+    }
+
     /// A link to `object`, whether it exists or not: who may have one is for the caller to decide.
     ///
     /// # Errors
@@ -147,7 +152,11 @@ mod tests {
             (&key, &object, expires, "not base64!"),
             (&key, &object, expires, &signature[1..]),
         ] {
-            assert_eq!(key.check(object, expires, signature, now), Err(BadLink::Forged), "{object} {expires} {signature}");
+            assert_eq!(
+                key.check(object, expires, signature, now),
+                Err(BadLink::Forged),
+                "{object} {expires} {signature}"
+            );
         }
     }
 }

@@ -70,12 +70,7 @@ async fn object(
     Ok(answer)
 }
 
-async fn answer(
-    links: &Links,
-    object: &ObjectName,
-    head: &Head,
-    headers: &HeaderMap,
-) -> Result<Response, Problem> {
+async fn answer(links: &Links, object: &ObjectName, head: &Head, headers: &HeaderMap) -> Result<Response, Problem> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let is_this = |given: &str| head.etag.as_deref() == Some(given.trim());
     if text(header::IF_NONE_MATCH).is_some_and(|given| given.split(',').any(is_this)) {

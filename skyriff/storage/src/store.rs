@@ -102,10 +102,7 @@ impl ObjectStorage {
     ///
     /// # Errors
     /// [`StorageError`]. A bucket is not asked before it is used.
-    pub fn open(
-        address: &str,
-        variables: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, StorageError> {
+    pub fn open(address: &str, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, StorageError> {
         let not_ours = || StorageError::Address(address.to_owned());
         let url = Url::parse(address).map_err(|_| not_ours())?;
         match url.scheme() {
@@ -121,12 +118,12 @@ impl ObjectStorage {
                         builder = builder.with_config(key, value);
                     }
                 }
-                let allow_http = builder.get_config_value(&AmazonS3ConfigKey::Client(
-                    object_store::ClientConfigKey::AllowHttp,
-                ));
+                let allow_http =
+                    builder.get_config_value(&AmazonS3ConfigKey::Client(object_store::ClientConfigKey::AllowHttp));
                 let allow_http = allow_http.is_some_and(|value| value == "true" || value == "1");
                 let client = ClientOptions::new().with_timeout(REQUEST_MAX).with_connect_timeout(CONNECT_MAX);
-                let retry = RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_MAX, ..RetryConfig::default() };
+                let retry =
+                    RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_MAX, ..RetryConfig::default() };
                 let bucket = builder
                     .with_bucket_name(bucket)
                     .with_client_options(client.with_allow_http(allow_http))
@@ -174,9 +171,7 @@ impl ObjectStorage {
         let attributes = match &self.place {
             // A file has no attributes; the name says what it is.
             Place::Folder(_) => Attributes::default(),
-            Place::Bucket { .. } => {
-                Attributes::from_iter([(Attribute::ContentType, name.format.content_type())])
-            }
+            Place::Bucket { .. } => Attributes::from_iter([(Attribute::ContentType, name.format.content_type())]),
         };
         let (mut sha256, mut bytes) = (Sha256::new(), 0_u64);
         let mut take = |part: &[u8]| {
@@ -270,11 +265,7 @@ impl ObjectStorage {
     }
 
     /// The bucket's own link to an object; nothing for a folder.
-    pub(crate) async fn presigned(
-        &self,
-        name: &ObjectName,
-        lifetime: Duration,
-    ) -> Result<Option<Url>, StorageError> {
+    pub(crate) async fn presigned(&self, name: &ObjectName, lifetime: Duration) -> Result<Option<Url>, StorageError> {
         match &self.place {
             Place::Folder(_) => Ok(None),
             Place::Bucket { bucket, .. } => {

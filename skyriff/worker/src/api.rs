@@ -20,6 +20,11 @@ const REQUEST_MAX: Duration = Duration::from_secs(20);
 const TELL_MAX: Duration = Duration::from_secs(120);
 const BACK_OFF: Duration = Duration::from_millis(200);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+/// More often than this nobody needs to hear of us, and a lease is not believed to be longer than this.
+const BEAT_MIN: Duration = Duration::from_millis(50);
+const LEASE_MAX: Duration = Duration::from_secs(3_600);
+/// Jobs that may be asked for at once.
+const JOBS_MAX: usize = 64;
 /// Answers of ours are small.
 const ANSWER_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
@@ -32,7 +37,15 @@ pub struct Lease {
     /// With what.
     pub provider: String,
     /// For how long, unless a heartbeat comes, in seconds.
-    pub lease_s: u32,
+    pub lease_s: f64,
+}
+
+impl Lease {
+    /// How often it is to be heard of: three times in a lease, so that two heartbeats may be lost.
+    pub fn beat(&self) -> Duration {
+        let lease = Duration::try_from_secs_f64(self.lease_s).unwrap_or_default().min(LEASE_MAX);
+        (lease / 3).max(BEAT_MIN)
+    }
 }
 
 /// What came of telling the API something about an attempt.
@@ -113,7 +126,7 @@ impl WorkerApi {
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Lease>, ApiError> {
-        let ask = Ask { worker: &self.worker, kinds, providers, max, wait_s: wait.as_secs() };
+        let ask = Ask { worker: &self.worker, kinds, providers, max: max.min(JOBS_MAX), wait_s: wait.as_secs() };
         let body = serde_json::to_value(ask).unwrap_or_default();
         // Each time anew: an answer that was lost leaves leases that run out.
         let answer = self.post("/v1/worker/leases", &Uuid::new_v4().to_string(), &body, REQUEST_MAX + wait).await?;
@@ -131,7 +144,15 @@ impl WorkerApi {
     pub async fn heartbeat(&self, job: &JobSpec, progress: u8) -> Result<Told, ApiError> {
         let body = json!({ "progress": progress });
         let answer = self.post(&path(job, "heartbeat"), &Uuid::new_v4().to_string(), &body, REQUEST_MAX).await;
-        told(answer)
+        match told(answer)? {
+            Told::Heard => Ok(Told::Heard),
+            // A heartbeat is not told why: what becomes of the job is. And should the attempt be over only for whoever
+            // hears heartbeats, then it is now.
+            Told::Over(_) => match self.fail(job, "its worker was told to stop", true, &Cost::none()).await? {
+                Told::Heard => Ok(Told::Over(Why::Lost)),
+                over @ Told::Over(_) => Ok(over),
+            },
+        }
     }
 
     /// It was made. Told until it is heard, for a bounded time.

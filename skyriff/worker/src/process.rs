@@ -95,7 +95,7 @@ pub(crate) async fn run(
         while let Some(text) = lines.next_line().await? {
             line(&text);
         }
-        Ok(())
+        Ok::<_, std::io::Error>(())
     };
     let whole = async {
         let ((), said) = tokio::try_join!(lines, async { Ok(said.await) })?;

@@ -214,9 +214,11 @@ impl Worker {
     /// Make it, look at it, and put it where it is to be.
     async fn make(&self, lease: &Lease, progress: &Progress, stop: &Stop) -> Result<Delivered, Ended> {
         let job = &lease.job;
-        let provider = self.providers.get(lease.provider.as_str()).filter(|provider| provider.kinds().contains(&job.kind));
+        let provider =
+            self.providers.get(lease.provider.as_str()).filter(|provider| provider.kinds().contains(&job.kind));
         let provider = provider.ok_or_else(|| Failure::retryable("this worker has no such provider"))?;
-        let folder = self.scratch.attempt().map_err(|error| Failure::retryable(format!("no scratch folder: {error}")))?;
+        let folder =
+            self.scratch.attempt().map_err(|error| Failure::retryable(format!("no scratch folder: {error}")))?;
         let at = Workplace { folder: folder.path(), progress, stop, bytes_max: self.limits.bytes_max };
         let made = provider.make(job, at).await?;
         let seconds = check(job, &made, self.limits.bytes_max, self.limits.niceness, stop).await?;
@@ -241,8 +243,7 @@ impl Worker {
     /// Keep the lease, tell the progress, and hear what there is to hear. Does not end by itself.
     async fn watch(&self, lease: &Lease, progress: &Progress, stopper: &Stopper, leave: &CancellationToken) {
         let job = &lease.job;
-        // Three heartbeats in a lease: two may be lost.
-        let mut beats = interval(Duration::from_secs(u64::from(lease.lease_s.max(1))) / 3);
+        let mut beats = interval(lease.beat());
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beats.tick().await;
         let mut told_quarter = 0;

@@ -91,7 +91,10 @@ async fn a_player_can_seek() {
     let changed = get(&url, &[(header::RANGE, "bytes=500-999"), (header::IF_RANGE, "\"other\"")]).await;
     assert_eq!((changed.status, changed.body.len()), (StatusCode::OK, 100_000));
     let beyond = get(&url, &[(header::RANGE, "bytes=100000-")]).await;
-    assert_eq!((beyond.status, beyond.problem().as_str()), (StatusCode::RANGE_NOT_SATISFIABLE, "range-not-satisfiable"));
+    assert_eq!(
+        (beyond.status, beyond.problem().as_str()),
+        (StatusCode::RANGE_NOT_SATISFIABLE, "range-not-satisfiable")
+    );
     assert_eq!(beyond.header(header::CONTENT_RANGE), "bytes */100000");
     let known = get(&url, &[(header::IF_NONE_MATCH, &etag)]).await;
     assert_eq!((known.status, known.body.len()), (StatusCode::NOT_MODIFIED, 0));

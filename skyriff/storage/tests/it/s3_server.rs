@@ -29,7 +29,7 @@ impl S3Server {
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut service = S3ServiceBuilder::new(FileSystem::new(root.path()).unwrap());
         service.set_auth(SimpleAuth::from_single("the-key", "the-secret"));
-        let service = service.build();
+        let service = service.build().into_shared();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {

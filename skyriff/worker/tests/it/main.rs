@@ -21,10 +21,10 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 /// Nothing in these tests takes longer when all is well, even on a machine with much else to do.
-pub const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A small video.
-pub fn video(job: u128, prompt: &str, seconds: u32) -> JobSpec {
+fn video(job: u128, prompt: &str, seconds: u32) -> JobSpec {
     JobSpec {
         job: JobId(Uuid::from_u128(job)),
         user: UserId(Uuid::from_u128(1)),
@@ -37,43 +37,38 @@ pub fn video(job: u128, prompt: &str, seconds: u32) -> JobSpec {
     }
 }
 
-pub fn speech(prompt: &str, voice: Option<&str>, seconds: u32) -> JobSpec {
+fn speech(prompt: &str, voice: Option<&str>, seconds: u32) -> JobSpec {
     let voice = voice.map(|voice| voice.parse().unwrap());
     JobSpec { kind: Kind::TextToSpeech, resolution: None, voice, ..video(2, prompt, seconds) }
 }
 
 /// An attempt's surroundings.
-pub struct Attempt {
-    pub folder: TempDir,
-    pub progress: Progress,
-    pub stopper: Stopper,
+struct Attempt {
+    folder: TempDir,
+    progress: Progress,
+    stopper: Stopper,
     stop: Stop,
-    pub bytes_max: u64,
+    bytes_max: u64,
 }
 
 impl Attempt {
-    pub fn new() -> Self {
+    fn new() -> Self {
         let stopper = Stopper::new();
         let (folder, stop) = (tempfile::tempdir().unwrap(), stopper.stop());
         Self { folder, progress: Progress::new(), stop, stopper, bytes_max: 100_000_000 }
     }
 
-    pub fn at(&self) -> Workplace<'_> {
-        Workplace {
-            folder: self.folder.path(),
-            progress: &self.progress,
-            stop: &self.stop,
-            bytes_max: self.bytes_max,
-        }
+    fn at(&self) -> Workplace<'_> {
+        Workplace { folder: self.folder.path(), progress: &self.progress, stop: &self.stop, bytes_max: self.bytes_max }
     }
 
-    pub async fn make(&self, provider: &dyn VideoProvider, job: &JobSpec) -> Result<Made, Ended> {
+    async fn make(&self, provider: &dyn VideoProvider, job: &JobSpec) -> Result<Made, Ended> {
         tokio::time::timeout(LIMIT, provider.make(job, self.at())).await.expect("it ends")
     }
 }
 
 /// What ffprobe says of a file.
-pub fn probe(file: &Path) -> Value {
+fn probe(file: &Path) -> Value {
     let mut command = Command::new("ffprobe");
     command.args(["-v", "error", "-show_format", "-show_streams", "-of", "json"]).arg(file);
     let output = command.output().unwrap();
@@ -82,7 +77,7 @@ pub fn probe(file: &Path) -> Value {
 }
 
 /// What `find` finds, as soon as it does.
-pub async fn eventually<T>(what: &str, mut find: impl AsyncFnMut() -> Option<T>) -> T {
+async fn eventually<T>(what: &str, mut find: impl AsyncFnMut() -> Option<T>) -> T {
     let found = async {
         loop {
             if let Some(found) = find().await {

@@ -75,7 +75,8 @@ async fn whatever_happens_to_a_create_there_is_one_prediction() {
         hostile.with(|book| {
             assert_eq!(book.predictions.len(), 1, "{creates:?}");
             // A create of unknown outcome is looked up; one that was carried out is not sent again.
-            let carried_out = creates.iter().position(|trouble| matches!(trouble, ErrorAfter | LostAfter | SlowAfter | Nonsense));
+            let carried_out =
+                creates.iter().position(|trouble| matches!(trouble, ErrorAfter | LostAfter | SlowAfter | Nonsense));
             let expected = carried_out.map_or(creates.len(), |at| at) + 1;
             assert_eq!(book.asked, expected, "{creates:?}");
         });
@@ -106,7 +107,12 @@ async fn a_refused_job_is_not_tried_again_and_others_may_be() {
     hostile.with(|book| book.creates = [Trouble::Refuse].into());
     let failure = failed(Attempt::new().make(&provider(&hostile), &job()).await);
     assert!(!failure.retryable && failure.reason.contains("this prompt is not allowed"), "{failure:?}");
-    let nobody = Predictions::new(&"http://127.0.0.1:1/v2".parse().unwrap(), "x", None, Limits { create_max: Duration::from_millis(300), ..LIMITS });
+    let nobody = Predictions::new(
+        &"http://127.0.0.1:1/v2".parse().unwrap(),
+        "x",
+        None,
+        Limits { create_max: Duration::from_millis(300), ..LIMITS },
+    );
     assert!(failed(Attempt::new().make(&nobody.unwrap(), &job()).await).retryable);
 }
 
@@ -132,9 +138,7 @@ async fn outputs_that_vanish_break_off_or_are_too_large_are_failures_that_cost()
     let hostile = Hostile::start().await;
     hostile.with(|book| book.outputs = [Trouble::LostAfter, Trouble::Error].into());
     Attempt::new().make(&provider(&hostile), &job()).await.unwrap();
-    for (outputs, bytes_max) in
-        [(vec![Trouble::Gone], 100), (vec![Trouble::Error; 10], 100), (vec![], 5)]
-    {
+    for (outputs, bytes_max) in [(vec![Trouble::Gone], 100), (vec![Trouble::Error; 10], 100), (vec![], 5)] {
         hostile.with(|book| book.outputs = outputs.into());
         let attempt = Attempt { bytes_max, ..Attempt::new() };
         let failure = failed(attempt.make(&provider(&hostile), &video(u128::from(bytes_max) + 7, "x", 2)).await);
@@ -190,7 +194,8 @@ async fn webhooks_hurry_it_and_forged_or_repeated_ones_change_nothing() {
     let making = attempt.make(&provider, &job);
     let tell = async {
         let id = eventually("a prediction", async || {
-            hostile.with(|book| book.predictions.first().map(|prediction| prediction["id"].as_str().unwrap().to_owned()))
+            hostile
+                .with(|book| book.predictions.first().map(|prediction| prediction["id"].as_str().unwrap().to_owned()))
         });
         let id = id.await;
         assert_eq!(hostile.with(|book| book.predictions[0]["webhook"].clone()), url.as_str());

@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn nothing_in_a_prompt_is_a_command() {
-        let evil = "{\\fs500}\\N{\\p1}m 0 0\nDialogue: 9,0:00:00.00,9:00:00.00,Title,,0,0,0,,owned ',[v];movie=/etc/passwd";
+        let evil =
+            "{\\fs500}\\N{\\p1}m 0 0\nDialogue: 9,0:00:00.00,9:00:00.00,Title,,0,0,0,,owned ',[v];movie=/etc/passwd";
         let file = titles(evil, 10);
         assert_eq!(file.lines().filter(|line| line.starts_with("Dialogue: 9")).count(), 0);
         for line in file.lines().filter(|line| line.starts_with("Dialogue: 1")) {

@@ -30,7 +30,10 @@ pub(super) async fn make(job: &JobSpec, at: Workplace<'_>, bounds: Bounds) -> Re
     command.args(["-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-progress", "pipe:1", "-y"]);
     command.args(["-timelimit", &bounds.time_max.as_secs().to_string()]);
     command.args(["-filter_complex_threads", &THREADS.to_string()]);
-    command.args(["-filter_complex", &format!("{};{}", picture(&look, resolution, job.seconds), sound(&look, job.seconds))]);
+    command.args([
+        "-filter_complex",
+        &format!("{};{}", picture(&look, resolution, job.seconds), sound(&look, job.seconds)),
+    ]);
     command.args(["-map", "[v]", "-map", "[a]", "-t", &job.seconds.to_string()]);
     command.args(["-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p", "-profile:v", "high"]);
     // A key frame every two seconds, so that seeking is quick.

@@ -125,7 +125,9 @@ impl Prediction {
 
     fn is_formed(&self) -> bool {
         let id = &self.id;
-        !id.is_empty() && id.len() <= ID_CHARS_MAX && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        !id.is_empty()
+            && id.len() <= ID_CHARS_MAX
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
     }
 }
 
@@ -246,7 +248,7 @@ impl Client {
                 "resolution": job.resolution.map(Resolution::as_str),
             },
             "metadata": { "job": job.job, "attempt": job.attempt },
-            "webhook": webhook,
+            "webhook": webhook.map(Url::as_str),
         });
         let request = self.http.post(self.at(&["predictions"])).header("Idempotency-Key", key).json(&body);
         self.prediction(request).await
@@ -272,7 +274,8 @@ impl Client {
 
     async fn search(&self, by: &str, value: &str) -> Result<Vec<Prediction>, CallError> {
         let answer = self.answer(self.http.get(self.at(&["predictions"])).query(&[(by, value)])).await?;
-        let results: Results = serde_json::from_slice(&answer).map_err(|error| CallError::Nonsense(error.to_string()))?;
+        let results: Results =
+            serde_json::from_slice(&answer).map_err(|error| CallError::Nonsense(error.to_string()))?;
         Ok(results.results.into_iter().filter(Prediction::is_formed).collect())
     }
 
