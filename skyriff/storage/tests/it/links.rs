@@ -151,7 +151,6 @@ async fn a_bucket_has_links_of_its_own_that_need_no_key_and_expire() {
     let link = links(&storage).link(&name(1), Utc::now()).await.unwrap();
     let got = get(&link.url, &[(header::RANGE, "bytes=10-19")]).await;
     assert_eq!((got.status, got.body.as_slice()), (StatusCode::PARTIAL_CONTENT, &video[10..20]));
-    assert_eq!(got.header(header::CONTENT_TYPE), "video/mp4");
 
     let without = link.url.split_once('?').unwrap().0;
     let forged = link.url.replace(".1.mp4", ".2.mp4");

@@ -1,11 +1,21 @@
 //! A real S3 server, in this process: s3s with a folder behind it.
 //!
 //! What it is: the S3 protocol over HTTP, with AWS signatures (version 4) checked on headers and on presigned addresses,
-//! their expiry as well, and multipart uploads. What it is not: it does not ask for parts of 5 MiB, has no policies,
-//! lifecycle rules or versions, and never answers slowly or with 503.
+//! their expiry as well, and multipart uploads. What it is not: it does not ask for parts of 5 MiB, keeps no media types
+//! (so what is sent is looked at here), has no policies, lifecycle rules or versions, and is never slow or busy.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
+use hyper::{
+    Method, Request,
+    body::Incoming,
+    header::CONTENT_TYPE,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
@@ -21,6 +31,8 @@ const BUCKET: &str = "videos";
 pub struct S3Server {
     root: TempDir,
     pub address: SocketAddr,
+    /// The media types that objects were put with.
+    pub content_types: Arc<Mutex<Vec<String>>>,
 }
 
 impl S3Server {
@@ -32,16 +44,31 @@ impl S3Server {
         let service = service.build().into_shared();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let content_types = Arc::<Mutex<Vec<String>>>::default();
+        let seen = Arc::clone(&content_types);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let service = service.clone();
+                let (service, seen) = (service.clone(), Arc::clone(&seen));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    // A part has none of its own; the upload that it belongs to has.
+                    let puts = match (request.method(), request.uri().query()) {
+                        (&Method::PUT, None) => true,
+                        (&Method::POST, Some(query)) => query.starts_with("uploads"),
+                        _ => false,
+                    };
+                    if puts {
+                        let content_type = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap());
+                        seen.lock().unwrap().push(content_type.unwrap_or("none").to_owned());
+                    }
+                    service.call(request)
+                });
                 tokio::spawn(async move {
                     let server = Builder::new(TokioExecutor::new());
                     server.serve_connection(TokioIo::new(stream), service).await.ok();
                 });
             }
         });
-        Self { root, address }
+        Self { root, address, content_types }
     }
 
     /// The storage below a prefix of its bucket, as somebody who knows this secret.
