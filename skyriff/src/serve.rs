@@ -13,8 +13,8 @@ use skyriff_read_side::Replicas;
 use skyriff_vault::MasterKeys;
 use skyriff_write_side::{
     CommandSide, commands, event_store,
-    outputs::Unchecked,
     http::VideoApi,
+    outputs::Unchecked,
     processes::{self, ProcessSide, Services},
     video_queue::{VideoKeeperSide, VideoQueueSide},
 };
@@ -194,9 +194,10 @@ impl Running {
             let services = Services { commands: side.commands.clone(), shards: databases.shard_count };
             ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default())
         });
-        let video_keeper = commands.as_ref().filter(|_| roles.contains(&Role::Process)).map(|side| {
-            VideoKeeperSide::start(&databases.to_react(), &side.commands, &video_limits)
-        });
+        let video_keeper = commands
+            .as_ref()
+            .filter(|_| roles.contains(&Role::Process))
+            .map(|side| VideoKeeperSide::start(&databases.to_react(), &side.commands, &video_limits));
         let video_api = commands.as_ref().zip(master_keys).filter(|_| roles.contains(&Role::Command));
         let (video_side, videos) = video_api
             .map(|(side, keys)| {
@@ -220,6 +221,7 @@ impl Running {
             opening: master_keys.map(|keys| master_key::vault(databases, databases::QUERY, keys)),
             commands: commands.as_ref().filter(|_| roles.contains(&Role::Command)).map(|side| side.commands.clone()),
             videos,
+            point_worth: tuning.videos.point_worth(),
             queries,
             tokens: tokens.clone(),
             limits: request::Limits::default(),

@@ -158,8 +158,7 @@ impl VideoQueueSide {
         let limits = Arc::new(limits.clone());
         let (asks, dispatcher) =
             dispatcher::start(Arc::clone(&places), commands.clone(), vault.clone(), Arc::clone(&limits), stop.clone());
-        let (beats, heart) =
-            heartbeats::start(Arc::clone(&places), shard_count, Arc::clone(&limits), stop.clone());
+        let (beats, heart) = heartbeats::start(Arc::clone(&places), shard_count, Arc::clone(&limits), stop.clone());
         let (watches, watchers) = watch::start(Arc::clone(&places), limits.watchers_max, stop.clone());
         let queue = VideoQueue { places, shard_count, limits, asks, beats, watches, close };
         let tasks = [dispatcher, heart, watchers].into_iter().flatten().collect();

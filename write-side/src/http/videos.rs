@@ -124,10 +124,7 @@ async fn submit(
     let user = match (body.user, caller.role) {
         (Some(user), _) => user,
         (None, Role::User) => UserId(caller.id),
-        (
-            None,
-            Role::Service | Role::Operator | Role::Reviewer | Role::Auditor | Role::Analyst | Role::Worker,
-        ) => {
+        (None, Role::Service | Role::Operator | Role::Reviewer | Role::Auditor | Role::Analyst | Role::Worker) => {
             caller.may(Right::OrderVideos, UserId(caller.id))?;
             return Err(Problem::new(&Problems::MALFORMED).detail("a service says for which user"));
         }
@@ -152,7 +149,9 @@ fn check(body: &SubmitVideoJob) -> Result<(), Problem> {
     let length = body.prompt.chars().count();
     let odd = |character: char| character.is_control() && !matches!(character, '\n' | '\t' | '\r');
     if !(1..=PROMPT_MAX).contains(&length) || body.prompt.trim().is_empty() || body.prompt.chars().any(odd) {
-        return out_of_range(format!("a prompt is 1 to {PROMPT_MAX} characters, not only spaces, without control characters"));
+        return out_of_range(format!(
+            "a prompt is 1 to {PROMPT_MAX} characters, not only spaces, without control characters"
+        ));
     }
     match body.kind {
         Kind::TextToVideo if body.voice.is_some() => out_of_range("a video has no voice".to_owned()),
@@ -181,7 +180,9 @@ async fn accepted(api: &VideoApi, user: UserId, job: JobId, receipt: &Receipt) -
                 Some(Change::Event { event: video_job::Event::Submitted(order), occurred_at, .. }) => {
                     (order, occurred_at, occurred_at)
                 }
-                Some(Change::Event { .. } | Change::Progress { .. }) | None => return Err(Problem::new(&Problems::NOT_FOUND)),
+                Some(Change::Event { .. } | Change::Progress { .. }) | None => {
+                    return Err(Problem::new(&Problems::NOT_FOUND));
+                }
             }
         }
     };
@@ -220,7 +221,9 @@ async fn accepted(api: &VideoApi, user: UserId, job: JobId, receipt: &Receipt) -
 
 fn of_vault(error: &VaultError) -> Problem {
     match error {
-        VaultError::Erased => Problem::new(&Problems::REFUSED).detail("what is this person's was forgotten, as they asked"),
+        VaultError::Erased => {
+            Problem::new(&Problems::REFUSED).detail("what is this person's was forgotten, as they asked")
+        }
         VaultError::Unavailable(_) => Problem::new(&Problems::UNAVAILABLE).retry_after_s(2),
         VaultError::NoKey | VaultError::UnknownMasterKey(_) | VaultError::Damaged => Problem::fault(error),
     }
@@ -286,9 +289,7 @@ async fn follow(
 fn not_watched(error: NotWatched) -> Problem {
     match error {
         NotWatched::Busy(_) => Problem::new(&Problems::OVERLOADED).retry_after_s(2),
-        NotWatched::NotFound => {
-            Problem::new(&Problems::NOT_FOUND).detail(video_job::Refusal::NotSubmitted.to_string())
-        }
+        NotWatched::NotFound => Problem::new(&Problems::NOT_FOUND).detail(video_job::Refusal::NotSubmitted.to_string()),
         NotWatched::Unavailable(error) => {
             tracing::warn!(%error, "a video job cannot be followed for now");
             Problem::new(&Problems::UNAVAILABLE).retry_after_s(2)
@@ -315,10 +316,9 @@ fn sent(job: JobId, change: &Change) -> Sent {
             let (status, more) = match event {
                 E::Submitted(order) => (video_job::Status::Queued, json!({ "attempt": 0, "held": order.price() })),
                 E::Leased { attempt, .. } => (video_job::Status::Leased, json!({ "attempt": attempt })),
-                E::AttemptFailed { attempt, reason, retry_at, cost: _ } => (
-                    video_job::Status::Queued,
-                    json!({ "attempt": attempt, "reason": reason, "retry_at": retry_at }),
-                ),
+                E::AttemptFailed { attempt, reason, retry_at, cost: _ } => {
+                    (video_job::Status::Queued, json!({ "attempt": attempt, "reason": reason, "retry_at": retry_at }))
+                }
                 E::Succeeded { attempt, output, used, cost: _ } => (
                     video_job::Status::Succeeded,
                     json!({ "attempt": attempt, "used": used, "seconds": output.seconds, "bytes": output.bytes,

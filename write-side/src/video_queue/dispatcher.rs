@@ -325,8 +325,7 @@ impl Dispatcher {
 
 /// Each worker gets one before any gets a second.
 fn share_out(members: Vec<Waiting>, jobs: Vec<Claimed>) -> (Vec<Delivery>, Vec<Waiting>) {
-    let mut deliveries: Vec<_> =
-        members.into_iter().map(|waiting| Delivery { waiting, jobs: Vec::new() }).collect();
+    let mut deliveries: Vec<_> = members.into_iter().map(|waiting| Delivery { waiting, jobs: Vec::new() }).collect();
     let mut jobs = jobs.into_iter();
     'all: for round in 0..CLAIM_MAX {
         for delivery in deliveries.iter_mut().filter(|delivery| delivery.waiting.ask.max > round) {

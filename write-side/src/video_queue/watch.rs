@@ -240,7 +240,8 @@ async fn look(pool: &PgPool, watchers: &mut HashMap<i64, Watcher>) -> sqlx::Resu
     let mut jobs: Vec<_> = watchers.values().map(|watcher| watcher.job.0).collect();
     jobs.sort_unstable();
     jobs.dedup();
-    let ask = sqlx::query_as("SELECT job, attempt, progress FROM video_queue WHERE job = ANY ($1) AND status = 'leased'");
+    let ask =
+        sqlx::query_as("SELECT job, attempt, progress FROM video_queue WHERE job = ANY ($1) AND status = 'leased'");
     let rows: Vec<(Uuid, i32, i16)> = within(ask.bind(jobs).fetch_all(pool)).await?;
     let of = |(job, attempt, progress): (Uuid, i32, i16)| {
         Some((job, (u32::try_from(attempt).ok()?, u8::try_from(progress).ok()?)))

@@ -13,8 +13,9 @@ use skyriff_domain::{
 use skyriff_edge::Role;
 use skyriff_postgres::databases::{COMMAND, PROCESS};
 use skyriff_write_side::{
-    CommandSide, commands, http,
+    CommandSide, commands,
     commands::EventDatabase,
+    http,
     outputs::{OutputProblem, Outputs},
     processes::ProcessDatabase,
     video_queue::{Limits, VideoKeeperSide, VideoQueueSide},

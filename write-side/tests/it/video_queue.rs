@@ -17,7 +17,8 @@ use uuid::Uuid;
 use crate::{
     store::Store,
     studio::{
-        Leased, Studio, anything, becomes, caught_up, completion, eventually, job, keeper, points, policy, short, speech,
+        Leased, Studio, anything, becomes, caught_up, completion, eventually, job, keeper, points, policy, short,
+        speech,
     },
 };
 
@@ -202,9 +203,14 @@ async fn a_provider_has_no_more_in_flight_than_its_cap_and_others_go_on() {
     assert_eq!(leased.len(), 2, "{leased:?}");
     // The one that may be made with anything is not held up by the ones before it.
     let elsewhere = studio.lease(ask(&["dear", "local"], 8, 1)).await;
-    assert_eq!(elsewhere.iter().map(|job| (job.job.as_str(), job.provider.as_str())).collect::<Vec<_>>(), [(free.as_str(), "local")]);
+    assert_eq!(
+        elsewhere.iter().map(|job| (job.job.as_str(), job.provider.as_str())).collect::<Vec<_>>(),
+        [(free.as_str(), "local")]
+    );
     assert_eq!(studio.complete(&leased[0], 1).await.status, 200);
-    let next = eventually("room", async || Some(studio.lease(ask(&["dear"], 8, 1)).await).filter(|jobs| !jobs.is_empty())).await;
+    let next =
+        eventually("room", async || Some(studio.lease(ask(&["dear"], 8, 1)).await).filter(|jobs| !jobs.is_empty()))
+            .await;
     assert_eq!(next.len(), 1);
     studio.stop().await;
     other.stop().await;
@@ -225,7 +231,9 @@ async fn a_provider_that_keeps_failing_is_paused_and_tried_again_with_a_single_j
     // What can never be made is not the provider's fault.
     let doomed = order_of(&studio, "flaky").await;
     caught_up(&store).await;
-    let jobs = eventually("all five", async || Some(studio.lease(ask(&["flaky"], 8, 1)).await).filter(|jobs| jobs.len() == 5)).await;
+    let jobs =
+        eventually("all five", async || Some(studio.lease(ask(&["flaky"], 8, 1)).await).filter(|jobs| jobs.len() == 5))
+            .await;
     let (hopeless, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|leased| leased.job == doomed);
     assert_eq!(studio.fail(&hopeless[0], false).await.status, 200);
     for leased in &jobs[..3] {
@@ -262,7 +270,10 @@ async fn a_provider_that_keeps_failing_is_paused_and_tried_again_with_a_single_j
     assert_eq!(studio.complete(&trial, 1).await.status, 200);
     caught_up(&store).await;
     assert_eq!(state().await, None, "it works again");
-    let rest = eventually("the rest", async || Some(studio.lease(ask(&["flaky"], 8, 1)).await).filter(|jobs| !jobs.is_empty())).await;
+    let rest = eventually("the rest", async || {
+        Some(studio.lease(ask(&["flaky"], 8, 1)).await).filter(|jobs| !jobs.is_empty())
+    })
+    .await;
     assert_eq!(rest.len(), 2);
     studio.stop().await;
 }
@@ -341,6 +352,21 @@ async fn a_thousand_workers_that_wait_cost_a_few_statements_and_get_what_comes()
     let store = Store::create().await;
     let studio = Studio::new(&store, &long(), policy());
     let _keeper = keeper(&store, &long(), policy());
+    let transactions = async || -> i64 {
+        sqlx::query_scalar("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
+            .fetch_one(&mut store.owner().await)
+            .await
+            .unwrap()
+    };
+    // With nothing to do, a thousand that wait for three seconds are a few looks at the queue. The rest is the keeper,
+    // which looks at the log once a second, and the sweeper.
+    caught_up(&store).await;
+    let before = transactions().await;
+    let none = join_all((0..WORKERS).map(|_| studio.lease(ask(&["local"], 1, 3)))).await;
+    assert!(none.iter().all(Vec::is_empty));
+    let cost = transactions().await - before;
+    assert!(cost < 300, "{cost} transactions");
+
     let work = async {
         // Orders that arrive while all of them wait.
         let mut names = BTreeSet::new();

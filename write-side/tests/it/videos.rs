@@ -62,11 +62,17 @@ async fn what_cannot_be_ordered_is_refused_and_says_why() {
         (json!({"kind": "text_to_speech", "prompt": "a", "seconds": 1, "resolution": "720p"}), (422, "out-of-range")),
         (json!({"kind": "text_to_video", "prompt": "a", "seconds": 1}), (422, "out-of-range")),
         (json!({"kind": "text_to_video", "prompt": "a", "seconds": 1, "resolution": "8k"}), (400, "malformed-request")),
-        (json!({"kind": "text_to_video", "prompt": "a", "seconds": 1, "resolution": "720p", "voice": "en"}), (422, "out-of-range")),
+        (
+            json!({"kind": "text_to_video", "prompt": "a", "seconds": 1, "resolution": "720p", "voice": "en"}),
+            (422, "out-of-range"),
+        ),
         (json!({"kind": "poem", "prompt": "a", "seconds": 1}), (400, "malformed-request")),
         (json!({"kind": "text_to_speech", "prompt": "a", "seconds": 1, "job": Uuid::new_v4()}), (403, "forbidden")),
         (json!({"kind": "text_to_speech", "prompt": "a", "seconds": 1, "priority": 1}), (403, "forbidden")),
-        (json!({"kind": "text_to_speech", "prompt": "a", "seconds": 1, "occurred_at": "2026-01-01T00:00:00Z"}), (403, "forbidden")),
+        (
+            json!({"kind": "text_to_speech", "prompt": "a", "seconds": 1, "occurred_at": "2026-01-01T00:00:00Z"}),
+            (403, "forbidden"),
+        ),
         (json!({"kind": "text_to_speech", "prompt": "a", "seconds": 1, "user": some_user()}), (403, "forbidden")),
         (json!({"kind": "text_to_speech", "prompt": longest, "seconds": 1}), (202, "")),
     ];
@@ -156,7 +162,10 @@ async fn an_order_can_be_taken_back_until_it_is_made() {
     assert_eq!(studio.beat(&leased, 10).await.status, 200);
     assert_eq!(studio.cancel(user, &name).await.status, 201);
     assert_eq!(points(&store, user).await, (100, 0));
-    eventually("news for the worker", async || (studio.beat(&leased, 20).await.kind() == (409, "stale-attempt")).then_some(())).await;
+    eventually("news for the worker", async || {
+        (studio.beat(&leased, 20).await.kind() == (409, "stale-attempt")).then_some(())
+    })
+    .await;
     assert_eq!(studio.complete(&leased, 10).await.kind(), (409, "stale-attempt"));
     assert_eq!(studio.fail(&leased, true).await.kind(), (409, "stale-attempt"));
     assert_eq!(points(&store, user).await, (100, 0));
@@ -188,13 +197,20 @@ async fn an_order_can_be_taken_back_until_it_is_made() {
 }
 
 /// What a stream says until it ends: id, name, data.
-async fn told(studio: &Studio, user: skyriff_domain::UserId, name: &str, last: Option<&str>) -> Vec<(String, String, Value)> {
+async fn told(
+    studio: &Studio,
+    user: skyriff_domain::UserId,
+    name: &str,
+    last: Option<&str>,
+) -> Vec<(String, String, Value)> {
     let response = studio.api.router.clone().oneshot(studio.follow(user, name, last)).await.unwrap();
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let text = to_bytes(response.into_body(), usize::MAX).await.unwrap();
     let text = String::from_utf8(text.to_vec()).unwrap();
-    let field = |block: &str, name: &str| block.lines().find_map(|line| line.strip_prefix(name).map(|value| value.trim().to_owned()));
+    let field = |block: &str, name: &str| {
+        block.lines().find_map(|line| line.strip_prefix(name).map(|value| value.trim().to_owned()))
+    };
     let blocks = text.split("\n\n").filter_map(|block| {
         let data = serde_json::from_str(&field(block, "data:")?).unwrap();
         Some((field(block, "id:")?, field(block, "event:")?, data))
@@ -270,7 +286,10 @@ async fn streams_are_bounded_and_end_when_the_node_does() {
     let text = to_bytes(open.into_body(), usize::MAX).await.unwrap();
     assert!(String::from_utf8_lossy(&text).contains("queued"));
     // A worker that waits is answered as well.
-    assert_eq!(studio.lease(json!({"worker": "w", "kinds": ["text_to_video"], "providers": ["local"], "wait_s": 10})).await, []);
+    assert_eq!(
+        studio.lease(json!({"worker": "w", "kinds": ["text_to_video"], "providers": ["local"], "wait_s": 10})).await,
+        []
+    );
     studio.stop().await;
 }
 
