@@ -8,7 +8,7 @@ FOLDER ?= .skyriff
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
 
-setup: ## Install what is missing: Postgres server programs, a C compiler
+setup: ## Install what is missing: Postgres server programs, a C compiler, ffmpeg and espeak-ng
 	@sh skyriff/postgres/install.sh $(FOLDER)/postgres
 
 run: setup ## Build and run everything on this machine: http://127.0.0.1:8080, Ctrl-C stops it
@@ -33,4 +33,4 @@ bench: setup ## Measure commands per second beside the stock path and the limits
 	cargo bench --package skyriff --locked --bench commands
 
 clean: ## Delete the data of `make run`
-	rm -rf $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run $(FOLDER)/*.log $(FOLDER)/demo-user $(FOLDER)/token-secret $(FOLDER)/databases.env
+	rm -rf $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run $(FOLDER)/*.log $(FOLDER)/demo-user $(FOLDER)/token-secret $(FOLDER)/databases.env $(FOLDER)/objects $(FOLDER)/scratch

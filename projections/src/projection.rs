@@ -14,11 +14,13 @@ pub enum Projection {
     LedgerEntries,
     /// Withdrawals, and what is known of whoever asks for them.
     Withdrawals,
+    /// Video jobs, and what they cost and brought in.
+    VideoJobs,
 }
 
 impl Projection {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Balances, Self::LedgerEntries, Self::Withdrawals];
+    pub const ALL: [Self; 4] = [Self::Balances, Self::LedgerEntries, Self::Withdrawals, Self::VideoJobs];
 }
 
 impl Follower for Projection {
@@ -27,12 +29,13 @@ impl Follower for Projection {
             Self::Balances => "balances",
             Self::LedgerEntries => "ledger_entries",
             Self::Withdrawals => "withdrawals",
+            Self::VideoJobs => "video_jobs",
         }
     }
 
     fn version(self) -> i32 {
         match self {
-            Self::Balances | Self::LedgerEntries | Self::Withdrawals => 1,
+            Self::Balances | Self::LedgerEntries | Self::Withdrawals | Self::VideoJobs => 1,
         }
     }
 
@@ -41,6 +44,7 @@ impl Follower for Projection {
             Self::Balances => crate::balances::apply(batch, transaction).await,
             Self::LedgerEntries => crate::ledger_entries::apply(batch, transaction).await,
             Self::Withdrawals => crate::withdrawals::apply(batch, transaction).await,
+            Self::VideoJobs => crate::video_jobs::apply(batch, transaction).await,
         }
     }
 }

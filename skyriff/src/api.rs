@@ -1,8 +1,10 @@
 //! The HTTP surface of one process: the routes of its roles, their description, health and metrics.
 
+use std::collections::BTreeMap;
+
 use axum::{Json, Router, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
-use skyriff_domain::UserId;
+use skyriff_domain::{Label, UserId};
 use skyriff_edge::{
     Tokens,
     request::{self, Limits},
@@ -62,6 +64,8 @@ pub struct Served {
     pub videos: Option<VideoApi>,
     /// To what was made.
     pub links: Links,
+    /// What a point is worth in each currency that providers are paid in, in millionths of its unit.
+    pub point_worth: BTreeMap<Label, u64>,
     /// Opens it for queries, which show it masked.
     pub opening: Option<Vault>,
     pub tokens: Tokens,
@@ -86,7 +90,8 @@ pub fn router(served: Served) -> Router {
     }
     if let Some(queries) = served.queries {
         if let Some(vault) = served.opening {
-            routes = routes.merge(skyriff_read_side::withdrawal_routes(queries.clone(), vault));
+            let videos = skyriff_read_side::video_routes(queries.clone(), vault.clone(), served.point_worth);
+            routes = routes.merge(videos).merge(skyriff_read_side::withdrawal_routes(queries.clone(), vault));
         }
         routes = routes.merge(skyriff_read_side::routes(queries));
     }

@@ -1,5 +1,7 @@
 //! `skyriff audit verify`: read the whole log, fold it, and compare it with everything that claims to come from it.
 
+mod videos;
+
 use std::{
     collections::{BTreeMap, HashMap},
     process::ExitCode,
@@ -90,7 +92,9 @@ fn print(report: &Report) {
         println!("WRONG: {problem}");
     }
     match report.problems_total {
-        0 => println!("everything agrees: positions, sequences, the ledger's zero, and every balance with its events"),
+        0 => println!(
+            "everything agrees: positions, sequences, the ledger's zero, every balance and video job with its events"
+        ),
         more => println!("{more} problems"),
     }
 }
@@ -118,6 +122,7 @@ async fn verify(databases: &Databases, patience: Duration) -> Result<Report> {
         read_log(&mut connection, &place.shards, &mut fold, &mut report).await?;
     }
     report.streams = fold.streams.len();
+    videos::check_holds(&fold, &mut report);
     report.ledger_sum = fold.ledger.values().sum();
     if report.ledger_sum != 0 {
         report.wrong(format!("the ledger sums to {} instead of zero", report.ledger_sum));
@@ -127,6 +132,7 @@ async fn verify(databases: &Databases, patience: Duration) -> Result<Report> {
         let mut connection = connect(place).await.context("cannot reach the read models")?;
         wait_for_read_models(&mut connection, place, &report.heads, patience).await?;
         compare_balances(&mut connection, place, &fold, databases, &mut report).await?;
+        videos::compare(&mut connection, place, &fold, databases.shard_count, &mut report).await?;
         for (account, amount) in stored_entries(&mut connection).await? {
             *stored_ledger.entry(account).or_default() += amount;
         }

@@ -15,6 +15,7 @@ use skyriff_vault::MasterKeys;
 use skyriff_write_side::{
     CommandSide, commands, event_store,
     http::VideoApi,
+    outputs::Unchecked,
     processes::{self, ProcessSide, Services},
     video_queue::{VideoKeeperSide, VideoQueueSide},
 };
@@ -228,6 +229,7 @@ impl Running {
             commands: commands.as_ref().filter(|_| roles.contains(&Role::Command)).map(|side| side.commands.clone()),
             videos,
             links,
+            point_worth: tuning.videos.point_worth(),
             queries,
             tokens: tokens.clone(),
             limits: request::Limits::default(),

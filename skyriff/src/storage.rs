@@ -78,7 +78,7 @@ async fn named(logs: &mut [PgConnection], names: &[ObjectName]) -> sqlx::Result<
         .bind(&jobs)
         .fetch_all(log)
         .await?;
-        named.extend(objects.into_iter().flatten().filter_map(|object| object.parse().ok()));
+        named.extend(objects.into_iter().flatten().filter_map(|object| object.parse::<ObjectName>().ok()));
     }
     Ok(named)
 }

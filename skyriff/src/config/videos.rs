@@ -63,6 +63,10 @@ pub struct VideoQueueArguments {
     /// The longest pause, in seconds.
     #[arg(long, env = "SKYRIFF_VIDEO_BREAKER_PAUSE_MAX_S", default_value = "600")]
     video_breaker_pause_max_s: f64,
+    /// What a point is worth in each currency that providers are paid in, in millionths of its unit; margins are told where
+    /// it is known.
+    #[arg(long, env = "SKYRIFF_POINT_WORTH_MICROS", default_value = "usd=10000")]
+    point_worth_micros: Numbers<u64>,
 }
 
 /// `name=number,…`, each name once.
@@ -126,6 +130,11 @@ impl VideoArguments {
 }
 
 impl VideoQueueArguments {
+    /// What a point is worth in each currency, in millionths of its unit.
+    pub fn point_worth(&self) -> BTreeMap<Label, u64> {
+        self.point_worth_micros.0.clone()
+    }
+
     /// The numbers of the queue, if they are possible.
     pub fn limits(&self) -> Result<Limits> {
         let seconds = |name: &str, seconds: f64| {

@@ -273,11 +273,12 @@ async fn follow(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let news = watched.news.map(|news| stream::unfold(news, async |mut news| Some((news.recv().await?, news))));
-    let news = stream::iter(news).flatten();
+    // What is known is told in any case; what is awaited, for as long as the node runs.
+    let closing = api.queue.closing().clone().cancelled_owned();
+    let news = stream::iter(news).flatten().take_until(closing);
     let first = stream::iter([Ok(Sent::default().retry(STREAM_RETRY).comment("following"))]);
     let changes = stream::iter(watched.past).chain(news).map(move |change| Ok::<_, Infallible>(sent(job, &change)));
-    let closing = api.queue.closing().clone().cancelled_owned();
-    let all = first.chain(changes).take_until(closing);
+    let all = first.chain(changes);
     let heartbeat = KeepAlive::new().interval(STREAM_HEARTBEAT).text("still here");
     let mut response = Sse::new(all).keep_alive(heartbeat).into_response();
     // Asks proxies to pass each event on at once.

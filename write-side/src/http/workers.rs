@@ -34,6 +34,8 @@ use crate::{
 const JOBS_MAX: u32 = 64;
 /// The longest that a worker waits for jobs; it then asks again. Less than any request may take.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// The highest cost of one attempt, in millionths of a currency's unit: whatever is more is a mistake.
+const COST_MICROS_MAX: u64 = 1_000_000_000_000;
 /// Providers that a worker may name.
 const PROVIDERS_MAX: usize = 16;
 
@@ -300,6 +302,11 @@ async fn say(
     name: &str,
     what: What,
 ) -> Result<Response, Problem> {
+    if let What::Complete { cost, .. } | What::FailAttempt { cost, .. } = &what
+        && cost.micros > COST_MICROS_MAX
+    {
+        return Err(Problem::new(&Problems::OUT_OF_RANGE).detail(format!("a cost is at most {COST_MICROS_MAX} micros")));
+    }
     let intent = Intent::VideoJob(Step { job, what });
     let fingerprint = Fingerprint::of(user, None, &intent).map_err(|error| Problem::fault(&error))?;
     // With what is said in it: another output is another thing to say, and the job's stream answers to that.

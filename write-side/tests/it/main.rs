@@ -5,6 +5,7 @@
 mod proxy;
 mod steps;
 mod store;
+mod studio;
 
 mod bulk;
 mod crash_between_steps;
@@ -23,4 +24,6 @@ mod snapshots;
 mod stock;
 mod together;
 mod two_nodes;
+mod video_queue;
+mod videos;
 mod withdrawals;
