@@ -15,7 +15,6 @@ use skyriff_vault::MasterKeys;
 use skyriff_write_side::{
     CommandSide, commands, event_store,
     http::VideoApi,
-    outputs::Unchecked,
     processes::{self, ProcessSide, Services},
     video_queue::{VideoKeeperSide, VideoQueueSide},
 };

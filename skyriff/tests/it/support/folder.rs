@@ -44,7 +44,11 @@ impl Folder {
 
     /// `skyriff dev`, when it says that it runs.
     pub async fn dev_at(&self, listen: &str) -> Dev {
-        let mut process = self.spawn_dev(listen);
+        self.dev_of(self.spawn_dev(listen)).await
+    }
+
+    /// A `skyriff dev` that was spawned, when it says that it runs.
+    pub async fn dev_of(&self, mut process: Process) -> Dev {
         let welcome = process.says("its welcome", |said| said.contains("/ledger-entries").then(|| said.to_owned()));
         let welcome = welcome.await;
         let after = |start: &str, end: char| {
