@@ -146,12 +146,15 @@ impl WorkerApi {
         let answer = self.post(&path(job, "heartbeat"), &Uuid::new_v4().to_string(), &body, REQUEST_MAX).await;
         match told(answer)? {
             Told::Heard => Ok(Told::Heard),
-            // A heartbeat is not told why: what becomes of the job is. And should the attempt be over only for whoever
-            // hears heartbeats, then it is now.
-            Told::Over(_) => match self.fail(job, "its worker was told to stop", true, &Cost::none()).await? {
-                Told::Heard => Ok(Told::Over(Why::Lost)),
-                over @ Told::Over(_) => Ok(over),
-            },
+            // A heartbeat is not told why; whoever speaks of the job itself is. And should the attempt be over only for
+            // those who hear heartbeats, then it is now.
+            Told::Over(_) => {
+                let body = json!({ "reason": "its worker was told to stop", "retryable": true, "cost": Cost::none() });
+                match told(self.post(&path(job, "fail"), &key(job, "fail"), &body, REQUEST_MAX).await) {
+                    Ok(Told::Over(why)) => Ok(Told::Over(why)),
+                    Ok(Told::Heard) | Err(_) => Ok(Told::Over(Why::Lost)),
+                }
+            }
         }
     }
 
@@ -187,8 +190,7 @@ impl WorkerApi {
     }
 
     async fn tell(&self, job: &JobSpec, what: &str, body: &Value) -> Result<Told, ApiError> {
-        // The same for every try, so that none is applied twice.
-        let key = format!("{what} {} {}", job.job, job.attempt);
+        let key = key(job, what);
         let end = Instant::now() + TELL_MAX;
         let mut back_off = BACK_OFF;
         loop {
@@ -240,6 +242,11 @@ impl std::fmt::Debug for WorkerApi {
 
 fn path(job: &JobSpec, what: &str) -> String {
     format!("/v1/worker/jobs/{}/{}/attempts/{}/{what}", job.user, job.job, job.attempt)
+}
+
+/// The same for every try, so that none is applied twice.
+fn key(job: &JobSpec, what: &str) -> String {
+    format!("{what} {} {}", job.job, job.attempt)
 }
 
 fn told(answer: Result<Value, ApiError>) -> Result<Told, ApiError> {

@@ -128,14 +128,6 @@ impl Progress {
     pub fn now(&self) -> u8 {
         *self.0.borrow()
     }
-
-    /// Wait for more.
-    pub async fn further(&self) {
-        let mut seen = self.0.subscribe();
-        if seen.changed().await.is_err() {
-            std::future::pending().await
-        }
-    }
 }
 
 impl Default for Progress {
