@@ -62,7 +62,7 @@ fn picture(look: &Look, resolution: Resolution, seconds: u32) -> String {
     let (rate, speed) = (FRAMES_PER_SECOND, look.speed);
     let faster = speed * 1.7;
     format!(
-        "gradients=s={small_w}x{small_h}:r={rate}:n=4:c0={dark}:c1={middle}:c2={light}:c3={dark}:seed={first}:\
+        "gradients=s={small_w}x{small_h}:r={rate}:n=4:c0={dark}:c1={middle}:c2={light}:c3={middle}:seed={first}:\
          speed={speed:.4}:d={seconds},format=gbrp[base];\
          gradients=s={small_w}x{small_h}:r={rate}:n=3:c0=0x101018:c1={accent}:c2=0x303048:seed={second}:type=radial:\
          speed={faster:.4}:d={seconds},format=gbrp[glow];\
