@@ -1,6 +1,6 @@
 //! The storage through its front door: a folder, and a real S3 server; links as a client follows them.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where it fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where it fails")]
 #![expect(unreachable_pub, reason = "a binary exports nothing")]
 
 mod links;

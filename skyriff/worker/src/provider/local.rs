@@ -11,7 +11,10 @@ use futures::future::BoxFuture;
 use skyriff_domain::video_job::{Cost, Kind};
 
 use super::{Ended, Failure, JobSpec, Made, VideoProvider, Workplace};
-use crate::process::{Bounds, RunError};
+use crate::{
+    Why,
+    process::{Bounds, RunError},
+};
 
 /// What every attempt may take, and what a second of it may take on top: a machine with other things to do needs longer
 /// than the video does.
@@ -69,23 +72,18 @@ impl VideoProvider for Local {
 
 impl From<RunError> for Ended {
     fn from(error: RunError) -> Self {
-        match error {
-            RunError::Stopped { program, why } => match why {
-                crate::Why::TooLong => Failure::retryable(format!("{program} took too long")).into(),
-                why => Self::Stopped(why),
-            },
-            error => {
-                // What a program complains about is for us; whoever asked for the video is told which one it was.
-                tracing::warn!(error = %error, "a program of the local provider failed");
-                let program = match error {
-                    RunError::Missing { program, .. }
-                    | RunError::Failed { program, .. }
-                    | RunError::Io { program, .. }
-                    | RunError::Stopped { program, .. } => program,
-                };
-                Failure::retryable(format!("{program} failed")).into()
+        let program = match &error {
+            RunError::Stopped { why: why @ (Why::Over | Why::Lost | Why::Leaving), .. } => return Self::Stopped(*why),
+            RunError::Stopped { program, why: Why::TooLong } => {
+                return Failure::retryable(format!("{program} took too long")).into();
             }
-        }
+            RunError::Missing { program, .. } | RunError::Failed { program, .. } | RunError::Io { program, .. } => {
+                program
+            }
+        };
+        // What a program complains about is for us; whoever asked for the video is told which one it was.
+        tracing::warn!(%error, "a program of the local provider failed");
+        Failure::retryable(format!("{program} failed")).into()
     }
 }
 
