@@ -10,4 +10,5 @@ mod nodes;
 mod play;
 mod support;
 mod surface;
+mod videos;
 mod welcome;
