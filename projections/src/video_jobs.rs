@@ -203,7 +203,7 @@ fn row(job: JobId, recorded: &RecordedEvent, order: &Order) -> Result<Row, Apply
 
 async fn store(rows: &[Row], transaction: &mut PgConnection) -> Result<(), ApplyError> {
     sqlx::query(
-        "INSERT INTO video_jobs SELECT * FROM json_populate_recordset(NULL::video_jobs, $1)
+        "INSERT INTO video_jobs SELECT * FROM jsonb_populate_recordset(NULL::video_jobs, $1)
          ON CONFLICT (job) DO UPDATE
          SET status = excluded.status, provider = excluded.provider, attempt = excluded.attempt, used = excluded.used,
              reason = excluded.reason, retry_at = excluded.retry_at, object = excluded.object,
@@ -221,7 +221,7 @@ async fn add(costs: &[CostRow], transaction: &mut PgConnection) -> Result<(), Ap
         return Ok(());
     }
     sqlx::query(
-        "INSERT INTO video_costs AS c SELECT * FROM json_populate_recordset(NULL::video_costs, $1)
+        "INSERT INTO video_costs AS c SELECT * FROM jsonb_populate_recordset(NULL::video_costs, $1)
          ON CONFLICT (day, provider, kind, currency, shard) DO UPDATE
          SET succeeded = c.succeeded + excluded.succeeded, failed_attempts = c.failed_attempts + excluded.failed_attempts,
              points = c.points + excluded.points, cost_micros = c.cost_micros + excluded.cost_micros",

@@ -10,3 +10,4 @@ mod months;
 mod placement;
 mod rows;
 mod standstill;
+mod video_jobs;

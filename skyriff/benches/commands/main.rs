@@ -10,6 +10,7 @@ mod chart;
 mod constant;
 mod fill;
 mod history;
+mod jobs;
 mod keys;
 mod nodes;
 mod ratios;
@@ -36,7 +37,7 @@ const EVENTS: &str = "bench_events";
 const STOCK: &str = "bench_stock";
 
 /// The parts of a run, as BENCH names them; all but the last, which takes long, unless it names some.
-const PARTS: [&str; 6] = ["commands", "bulk", "keys", "nodes", "standby", "history"];
+const PARTS: [&str; 7] = ["commands", "bulk", "keys", "nodes", "standby", "jobs", "history"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -86,6 +87,7 @@ async fn measure_part(part: &str, server: &Server, folder: &Path, each: Duration
         "keys" => keys::run(server, each, report).await,
         "nodes" => nodes::run(server, each, report).await,
         "standby" => standby::run(&folder.join("standby"), each, report).await,
+        "jobs" => jobs::run(server, report).await,
         "history" => history::run(server, each, report).await,
         _ => single::run(server, each, report).await,
     }

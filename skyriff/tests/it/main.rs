@@ -12,3 +12,4 @@ mod support;
 mod surface;
 mod videos;
 mod welcome;
+mod workers;

@@ -9,7 +9,7 @@ mod process;
 use std::time::{Duration, Instant};
 
 pub use self::{
-    api::Api,
+    api::{Answer, Api},
     books::{Books, TRACE},
     folder::{Dev, Folder},
     process::{Ended, Process, skyriff},

@@ -12,7 +12,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use metrics::gauge;
 use skyriff_domain::{Event, JobId, StreamId, UserId, video_job};
-use sqlx::{PgPool, postgres::PgListener};
+use sqlx::{FromRow, PgPool, postgres::PgListener};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
@@ -258,10 +258,22 @@ async fn look(pool: &PgPool, watchers: &mut HashMap<i64, Watcher>) -> sqlx::Resu
     Ok(())
 }
 
+/// An event, and for which watcher.
+#[derive(FromRow)]
+struct Stored {
+    number: i64,
+    job: String,
+    sequence: i64,
+    event_type: String,
+    event_version: String,
+    payload: String,
+    occurred_at: DateTime<Utc>,
+}
+
 /// The events of each job after the one that was seen, in order.
 async fn events(pool: &PgPool, asked: &[(i64, JobId, i64)]) -> sqlx::Result<Vec<(i64, Change)>> {
     let ask = sqlx::query_as(
-        "SELECT w.number, w.job, e.sequence, e.event_type, e.event_version, e.payload::text, e.occurred_at
+        "SELECT w.number, w.job, e.sequence, e.event_type, e.event_version, e.payload::text AS payload, e.occurred_at
          FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS w (number, job, seen)
          JOIN events e ON e.aggregate_type = 'video_job' AND e.aggregate_id = w.job AND e.sequence > w.seen
          ORDER BY w.number, e.sequence",
@@ -269,11 +281,12 @@ async fn events(pool: &PgPool, asked: &[(i64, JobId, i64)]) -> sqlx::Result<Vec<
     .bind(asked.iter().map(|(number, ..)| *number).collect::<Vec<_>>())
     .bind(asked.iter().map(|(_, job, _)| job.to_string()).collect::<Vec<_>>())
     .bind(asked.iter().map(|(.., seen)| *seen).collect::<Vec<_>>());
-    let rows: Vec<(i64, String, i64, String, String, String, DateTime<Utc>)> = within(ask.fetch_all(pool)).await?;
+    let rows: Vec<Stored> = within(ask.fetch_all(pool)).await?;
     rows.into_iter()
-        .map(|(number, job, sequence, event_type, version, payload, occurred_at)| {
+        .map(|stored| {
+            let Stored { number, job, sequence, event_type, event_version, payload, occurred_at } = stored;
             let job = job.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-            let decoded = Event::decode(&StreamId::VideoJob(job), &event_type, &version, &payload);
+            let decoded = Event::decode(&StreamId::VideoJob(job), &event_type, &event_version, &payload);
             match decoded.map_err(|error| sqlx::Error::Decode(Box::new(error)))? {
                 Event::VideoJob(event) => Ok((number, Change::Event { sequence, event, occurred_at })),
                 Event::PointsAccount(_)
