@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{Json, Router, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
-use skyriff_domain::{Label, UserId};
+use skyriff_domain::{JobId, Label, UserId, WithdrawalId};
 use skyriff_edge::{
     Tokens,
     request::{self, Limits},
@@ -38,7 +38,7 @@ use crate::outputs;
          (name = "videos", description = "Videos and speech that are ordered, made and paid for"),
          (name = "workers", description = "For whoever makes them")),
     // Every path names it, no body of a command does: a process of only that role would leave it out.
-    components(schemas(UserId)),
+    components(schemas(UserId, JobId, WithdrawalId)),
     modifiers(&Bearer)
 )]
 struct Description;
