@@ -10,7 +10,7 @@ export SKYRIFF_TEST_BROKER = $(abspath $(FOLDER))/broker/noida-db
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
-setup: ## Install what is missing: Postgres server programs, C and C++ compilers
+setup: ## Install what is missing: Postgres, C and C++ compilers, ffmpeg and espeak-ng
 	@sh skyriff/postgres/install.sh $(FOLDER)/postgres
 
 setup-tests: setup
@@ -53,4 +53,4 @@ bench: setup ## Measure commands per second beside the stock path and the limits
 	cargo bench --package skyriff --locked --bench commands
 
 clean: ## Delete the data of `make run`
-	rm -rf $(FOLDER)/kafka $(FOLDER)/payouts $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run $(FOLDER)/*.log $(FOLDER)/demo-user $(FOLDER)/token-secret $(FOLDER)/databases.env
+	rm -rf $(FOLDER)/kafka $(FOLDER)/payouts $(FOLDER)/objects $(FOLDER)/scratch $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run $(FOLDER)/*.log $(FOLDER)/demo-user $(FOLDER)/token-secret $(FOLDER)/databases.env

@@ -125,6 +125,8 @@ pub enum Event {
         attempt: u32,
         /// Why.
         reason: Note,
+        /// Whether another attempt might have worked: then it was tried too often, else it cannot be made.
+        retryable: bool,
         /// What the provider wants for the last attempt all the same.
         cost: Cost,
     },
@@ -238,6 +240,11 @@ struct Submitted {
     output: Option<Output>,
 }
 
+/// The reason of an attempt that ended because its worker was not heard of any more: it says nothing about the provider.
+pub fn worker_lost() -> Note {
+    Note::of("its worker was not heard of for too long")
+}
+
 impl VideoJob {
     /// What was asked for.
     pub fn order(&self) -> Option<&Order> {
@@ -306,7 +313,7 @@ impl VideoJob {
                     let retry_at = command.at.checked_add_signed(wait).ok_or(Refusal::TimeOutOfRange)?;
                     Ok(vec![Event::AttemptFailed { attempt, reason, retry_at, cost }])
                 } else {
-                    Ok(vec![Event::Failed { attempt, reason, cost }])
+                    Ok(vec![Event::Failed { attempt, reason, retryable: *retryable, cost }])
                 }
             }
             Action::Cancel => match status {

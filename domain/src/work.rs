@@ -181,3 +181,6 @@ impl Aggregate for Work {
         Self::apply(self, &event);
     }
 }
+
+#[cfg(test)]
+mod tests;

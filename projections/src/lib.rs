@@ -8,6 +8,7 @@ pub mod balances;
 pub mod ledger_entries;
 pub mod likes;
 pub mod tips;
+pub mod video_jobs;
 pub mod withdrawals;
 pub mod work_likes;
 pub mod works;

@@ -51,6 +51,8 @@ projections! {
     Likes / likes, 1;
     /// How far each tip is.
     Tips / tips, 1;
+    /// Video jobs, and what they cost and brought in.
+    VideoJobs / video_jobs, 1;
     /// How far each withdrawal is, and what reviewers want to know of their owners.
     Withdrawals / withdrawals, 1;
     /// What users show.

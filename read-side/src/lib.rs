@@ -9,6 +9,8 @@ pub mod ledger_entries;
 pub mod liked_works;
 pub mod likes;
 pub mod tips;
+pub mod video_costs;
+pub mod video_jobs;
 pub mod withdrawals;
 pub mod work;
 pub mod work_likes;
@@ -18,6 +20,9 @@ pub mod cached;
 pub mod page;
 pub mod replicas;
 
+use std::collections::BTreeMap;
+
+use skyriff_domain::Label;
 use skyriff_vault::Vault;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -48,4 +53,17 @@ pub fn withdrawal_routes(replicas: Replicas, vault: Vault) -> OpenApiRouter {
         .routes(routes!(withdrawals::own::withdrawal))
         .routes(routes!(withdrawals::queue::queue))
         .with_state(withdrawals::Withdrawals { replicas, vault })
+}
+
+/// The routes of video jobs, whose prompts are shown to their owners; and what they cost and brought in, where a point is
+/// worth so many millionths of each currency's unit.
+pub fn video_routes(replicas: Replicas, vault: Vault, point_worth: BTreeMap<Label, u64>) -> OpenApiRouter {
+    let jobs = OpenApiRouter::new()
+        .routes(routes!(video_jobs::video_jobs))
+        .routes(routes!(video_jobs::video_job))
+        .with_state(video_jobs::VideoJobs { replicas: replicas.clone(), vault });
+    let costs = OpenApiRouter::new()
+        .routes(routes!(video_costs::video_costs))
+        .with_state(video_costs::VideoCosts { replicas, point_worth });
+    jobs.merge(costs)
 }

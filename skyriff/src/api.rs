@@ -1,15 +1,21 @@
 //! The HTTP surface of one process: the routes of its roles, their description, health and metrics.
 
+use std::collections::BTreeMap;
+
 use axum::{Json, Router, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
-use skyriff_domain::{UserId, WithdrawalId};
+use skyriff_domain::{JobId, Label, UserId, WithdrawalId};
 use skyriff_edge::{
     Tokens,
     request::{self, Limits},
 };
 use skyriff_read_side::Replicas;
+use skyriff_storage::Links;
 use skyriff_vault::Vault;
-use skyriff_write_side::{Commands, http::PayoutCallbacks};
+use skyriff_write_side::{
+    Commands,
+    http::{PayoutCallbacks, VideoApi},
+};
 use sqlx::PgPool;
 use utoipa::{
     Modify, OpenApi,
@@ -17,6 +23,8 @@ use utoipa::{
 };
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
+
+use crate::outputs;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -33,10 +41,12 @@ use utoipa_swagger_ui::SwaggerUi;
         (name = "likes", description = "Who likes what, and what is liked most"),
         (name = "tips", description = "Points from one user to another"),
         (name = "withdrawals", description = "Income that is paid out as money, after review"),
+        (name = "videos", description = "Videos and speech that are ordered, made and paid for"),
+        (name = "workers", description = "For whoever makes them"),
         (name = "works", description = "What users show")
     ),
     // Paths name them, bodies of commands do not: a process of only that role would leave them out.
-    components(schemas(UserId, WithdrawalId)),
+    components(schemas(UserId, JobId, WithdrawalId)),
     modifiers(&Bearer)
 )]
 struct Description;
@@ -58,6 +68,12 @@ pub struct Served {
     pub queries: Option<Replicas>,
     /// Seals what commands say of persons.
     pub sealing: Option<Vault>,
+    /// Video jobs, for those who order them and for workers.
+    pub videos: Option<VideoApi>,
+    /// To what was made.
+    pub links: Option<Links>,
+    /// What a point is worth in each currency that providers are paid in, in millionths of its unit.
+    pub point_worth: BTreeMap<Label, u64>,
     /// Opens it for queries, which show it masked.
     pub opening: Option<Vault>,
     /// What payout providers say by themselves.
@@ -81,9 +97,14 @@ pub fn router(served: Served) -> Router {
     if let Some(callbacks) = served.payout_callbacks {
         routes = routes.merge(skyriff_write_side::http::payout_callback_routes(callbacks));
     }
+    if let (Some(videos), Some(links)) = (served.videos, served.links) {
+        routes = routes.merge(outputs::routes(videos.queue.clone(), links));
+        routes = routes.merge(skyriff_write_side::http::video_routes(videos));
+    }
     if let Some(queries) = served.queries {
         if let Some(vault) = served.opening {
-            routes = routes.merge(skyriff_read_side::withdrawal_routes(queries.clone(), vault));
+            let videos = skyriff_read_side::video_routes(queries.clone(), vault.clone(), served.point_worth);
+            routes = routes.merge(videos).merge(skyriff_read_side::withdrawal_routes(queries.clone(), vault));
         }
         routes = routes.merge(skyriff_read_side::routes(queries));
     }

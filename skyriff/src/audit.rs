@@ -2,6 +2,7 @@
 
 mod likes;
 mod tips;
+mod videos;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -100,7 +101,7 @@ fn print(report: &Report) {
     }
     match report.problems_total {
         0 => println!(
-            "everything agrees: positions, sequences, the ledger's zero, and every balance, tip and like with its events"
+            "everything agrees: positions, sequences, the ledger's zero, and every balance, tip, like and video job with its events"
         ),
         more => println!("{more} problems"),
     }
@@ -136,6 +137,7 @@ async fn verify(databases: &Databases, patience: Duration) -> Result<Report> {
         read_log(&mut connection, &place.shards, &mut fold, &mut report).await?;
     }
     report.streams = fold.streams.len();
+    videos::check_holds(&fold, &mut report);
     report.ledger_sum = fold.ledger.values().sum();
     if report.ledger_sum != 0 {
         report.wrong(format!("the ledger sums to {} instead of zero", report.ledger_sum));
@@ -148,6 +150,7 @@ async fn verify(databases: &Databases, patience: Duration) -> Result<Report> {
         compare_balances(&mut connection, place, &fold, databases, &mut report).await?;
         tips::compare(&mut connection, place, &fold.streams, databases.shard_count, &mut report).await?;
         likes::compare(&mut connection, place, &fold.streams, databases.shard_count, &mut report).await?;
+        videos::compare(&mut connection, place, &fold, databases.shard_count, &mut report).await?;
         for (account, amount) in stored_entries(&mut connection).await? {
             *stored_ledger.entry(account).or_default() += amount;
         }

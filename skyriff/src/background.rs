@@ -28,7 +28,8 @@ pub async fn run(arguments: Arguments, role: Role) -> Result<ExitCode> {
     let stop = serve::on_signal()?;
     // Nobody has a token of a secret that nobody knows.
     let tokens = Tokens::new(token::new_secret().as_bytes())?;
-    let running = Running::start(&databases, &tokens, None, &arguments.tuning, &arguments.streams, &[role]).await?;
+    let running =
+        Running::start(&databases, &tokens, None, None, &arguments.tuning, &arguments.streams, &[role]).await?;
     println!("SkyRiff listens on http://{}", running.address);
     running.until(stop).await?;
     Ok(ExitCode::SUCCESS)

@@ -23,21 +23,29 @@
 //! | `SKYRIFF_PAYOUT_FOLDER` | for `local`: where the payment files are |
 //! | `SKYRIFF_PAYOUT_URL`, `…_NAME`, `…_SECRET` or `…_SECRET_FILE`, `…_CONNECT_TIMEOUT_MS`, `…_TIMEOUT_MS` | for `http`: where it is, what it is called, what is signed with, how long it may take |
 //! | `SKYRIFF_PAYOUT_LOOK_AGAIN_MIN_MS`, `…_LOOK_AGAIN_MAX_MS`, `…_ATTENTION_AFTER_S` | how long payouts are waited for |
+//! | `SKYRIFF_VIDEO_PRICES`, `…_SECONDS_MAX`, `…_IN_FLIGHT_MAX`, `…_ATTEMPTS_MAX`, `…_BACK_OFF_S`, `…_BACK_OFF_MAX_S` | the numbers of video jobs |
+//! | `SKYRIFF_VIDEO_LEASE_S`, `…_AGING_S`, `…_WAITING_MAX_S`, `…_PROVIDER_CAPS`, `…_BREAKER_FAILURES`, `…_BREAKER_WINDOW_S`, `…_BREAKER_PAUSE_S`, `…_BREAKER_PAUSE_MAX_S` | how the queue of video jobs works |
+//! | `SKYRIFF_POINT_WORTH_MICROS` | what a point is worth in each currency, for margins: `usd=10000` |
+//! | `SKYRIFF_STORAGE`, and `AWS_…` | where outputs are kept: `file:///FOLDER` or `s3://BUCKET/PREFIX`; the folder `objects` of `dev` |
+//! | `SKYRIFF_PUBLIC_URL`, `SKYRIFF_LINK_LIFETIME_S` | links to outputs: what stands before those to a folder, and how long they are good |
+//! | `SKYRIFF_URL`, `SKYRIFF_WORKER_TOKEN`, `SKYRIFF_WORKER_NAME` | for `worker`: where the API is, and who asks |
+//! | `SKYRIFF_PREDICTIONS_URL`, `…_TOKEN`, `…_WEBHOOK_LISTEN`, `…_WEBHOOK_URL`, `…_WEBHOOK_SECRET` | for `worker`: the provider `predictions` |
 //! | `SKYRIFF_EXECUTORS`, `SKYRIFF_QUEUE_MAX`, `SKYRIFF_BATCH_MAX`, `SKYRIFF_CACHE_MIB`, `SKYRIFF_KEEP_KEYS_HOURS`, `SKYRIFF_REQUIRE_STANDBY`, `SKYRIFF_FRESHNESS_WAIT_MS` | how much a process takes on |
 //!
 //! Each process connects as the role that its work needs, so the addresses carry no user; passwords come from a
 //! password file (`PGPASSFILE`), which Postgres' own tools read as well.
 
+mod videos;
+
 use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use skyriff_domain::{
-    Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, video_job::VideoPolicy,
-    withdrawal::WithdrawalPolicy,
-};
+use skyriff_domain::{Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, withdrawal::WithdrawalPolicy};
 use skyriff_postgres::databases;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+pub use videos::{VideoArguments, VideoQueueArguments};
 
 /// Connections that one process opens to one read database.
 const READ_CONNECTIONS_MAX: u32 = 16;
@@ -94,6 +102,8 @@ pub struct PolicyArguments {
     tips: TipArguments,
     #[command(flatten)]
     withdrawals: WithdrawalArguments,
+    #[command(flatten)]
+    videos: VideoArguments,
 }
 
 /// The numbers of tips.
@@ -170,7 +180,7 @@ impl PolicyArguments {
             points: self.points()?,
             tips: self.tips.policy()?,
             withdrawals: self.withdrawals.policy()?,
-            videos: VideoPolicy::default(),
+            videos: self.videos.policy(),
         })
     }
 

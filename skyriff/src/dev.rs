@@ -13,13 +13,14 @@ use clap::Args;
 use skyriff_domain::{ShardCount, ShardId};
 use skyriff_edge::{Caller, Tokens};
 use skyriff_postgres::{Cluster, Durability, Server, Servers, databases};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     config::{Databases, Place},
     master_key, migrate, serve,
     serve::{Role, Streams, Tuning},
-    token,
+    token, worker,
 };
 
 #[derive(Args)]
@@ -34,6 +35,9 @@ pub struct Arguments {
     /// Which roles this process has. With a Kafka cluster given, relay is one of them unless it is said otherwise.
     #[arg(long, value_enum, value_delimiter = ',')]
     roles: Option<Vec<Role>>,
+    /// Make no videos here: `skyriff worker` does.
+    #[arg(long)]
+    no_worker: bool,
 }
 
 /// The file in the folder that holds [`environment`].
@@ -46,7 +50,7 @@ const EVENTS: &str = "skyriff_events";
 const READS: [&str; 2] = ["skyriff_reads_0", "skyriff_reads_1"];
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Arguments { folder, mut tuning, streams, roles } = arguments;
+    let Arguments { folder, mut tuning, streams, roles, no_worker } = arguments;
     tuning.payouts = tuning.payouts.or_local(&folder.join(PAYOUTS));
     let roles = roles.unwrap_or_else(|| {
         let relay = streams.kafka_is_named().then_some(Role::Relay);
@@ -70,10 +74,28 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         let databases = prepare(&folder, &cluster).await?;
         let tokens = token::secret_of(&folder)?;
         let master_keys = master_key::keys_of(&folder)?;
-        let running = serve::Running::start(&databases, &tokens, Some(&master_keys), &tuning, &streams, &roles).await?;
+        let links = tuning.links.links(&folder, &tokens)?;
+        let storage = links.storage().clone();
+        let running =
+            serve::Running::start(&databases, &tokens, Some(&master_keys), Some(links), &tuning, &streams, &roles)
+                .await?;
+        let worker = match no_worker || !roles.contains(&Role::Command) {
+            true => None,
+            false => worker::inside_dev(&folder, running.address, &tokens, storage, stop.clone())?,
+        };
         welcome(&folder, &running.address.to_string(), &tokens, &databases)?;
+        // The worker gives back what it has in hand while the API can still be told.
+        let (stop_serving, stopped) = (CancellationToken::new(), stop.clone());
+        let worked = stop_serving.clone().drop_guard();
+        tokio::spawn(async move {
+            stopped.cancelled().await;
+            if let Some(Err(error)) = futures::future::OptionFuture::from(worker).await {
+                tracing::warn!(%error, "the worker did not end well");
+            }
+            drop(worked);
+        });
         // The servers are only stopped after the last request, so their end is a failure.
-        let until = running.until(stop.clone());
+        let until = running.until(stop_serving);
         tokio::pin!(until);
         tokio::select! {
             result = &mut until => result,

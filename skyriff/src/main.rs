@@ -9,11 +9,14 @@ mod config;
 mod dev;
 mod master_key;
 mod migrate;
+mod outputs;
 mod payouts;
 mod play;
 mod serve;
+mod storage;
 mod telemetry;
 mod token;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -49,6 +52,11 @@ enum Command {
     Relay(background::Arguments),
     /// Bring the databases up to date, and make what is missing in them.
     Migrate(migrate::Arguments),
+    /// Make videos and speech, as a worker of the API.
+    Worker(worker::Arguments),
+    /// Look after the object storage.
+    #[command(subcommand)]
+    Storage(storage::Command),
     /// Mint a token for a caller of the API.
     Token(token::Arguments),
     /// Send a trace of actions through the API, keeping each user's order.
@@ -68,6 +76,8 @@ async fn main() -> ExitCode {
         Command::Project(arguments) => background::run(arguments, serve::Role::Project).await,
         Command::Relay(arguments) => background::run(arguments, serve::Role::Relay).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
+        Command::Worker(arguments) => worker::run(arguments).await,
+        Command::Storage(command) => storage::run(command).await,
         Command::Token(arguments) => token::run(&arguments),
         Command::Play(arguments) => play::run(arguments).await,
         Command::Audit(command) => audit::run(command).await,

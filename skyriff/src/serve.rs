@@ -1,6 +1,6 @@
 //! `skyriff serve`: roles of the backend on databases that exist.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use axum::serve::ListenerExt;
@@ -11,11 +11,13 @@ use skyriff_kafka::{KafkaSource, Relay, topic};
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
 use skyriff_read_side::Replicas;
+use skyriff_storage::Links;
 use skyriff_vault::MasterKeys;
 use skyriff_write_side::{
     CommandSide, commands, event_store,
-    http::PayoutCallbacks,
+    http::{PayoutCallbacks, VideoApi},
     processes::{self, ProcessSide, Services},
+    video_queue::{VideoKeeperSide, VideoQueueSide},
 };
 use sqlx::{ConnectOptions, Connection, postgres::PgPoolOptions};
 use tokio::{
@@ -26,8 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Served},
-    config::{DatabaseArguments, Databases, KafkaArguments, PolicyArguments},
+    config::{DatabaseArguments, Databases, KafkaArguments, PolicyArguments, VideoQueueArguments},
     master_key::{self, MasterKeyArguments},
+    outputs::{LinkArguments, Stored},
     payouts::{self, PayoutArguments},
     telemetry,
     token::SecretArguments,
@@ -126,6 +129,10 @@ pub struct Tuning {
     policy: PolicyArguments,
     #[command(flatten)]
     pub payouts: PayoutArguments,
+    #[command(flatten)]
+    videos: VideoQueueArguments,
+    #[command(flatten)]
+    pub links: LinkArguments,
     /// For how many hours an idempotency key is remembered at least.
     #[arg(long, env = "SKYRIFF_KEEP_KEYS_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=24 * 366))]
     keep_keys_hours: u32,
@@ -160,7 +167,9 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let pays = roles.contains(&Role::Process) && tuning.payouts.pays();
     let seals_or_opens = roles.contains(&Role::Command) || roles.contains(&Role::Query) || pays;
     let master_keys = seals_or_opens.then(|| master_key.keys(secret.folder())).transpose()?;
-    let running = Running::start(&databases, &secret.tokens()?, master_keys.as_ref(), tuning, streams, roles).await?;
+    let tokens = secret.tokens()?;
+    let links = Some(tuning.links.links(secret.folder(), &tokens)?);
+    let running = Running::start(&databases, &tokens, master_keys.as_ref(), links, tuning, streams, roles).await?;
     println!("SkyRiff listens on http://{}", running.address);
     running.until(stop).await?;
     Ok(ExitCode::SUCCESS)
@@ -189,6 +198,8 @@ pub struct Running {
     projector: Option<Followers>,
     relay: Option<Relay>,
     processes: Option<ProcessSide>,
+    videos: Option<VideoQueueSide>,
+    video_keeper: Option<VideoKeeperSide>,
 }
 
 impl Running {
@@ -196,6 +207,7 @@ impl Running {
         databases: &Databases,
         tokens: &Tokens,
         master_keys: Option<&MasterKeys>,
+        links: Option<Links>,
         tuning: &Tuning,
         streams: &Streams,
         roles: &[Role],
@@ -214,7 +226,8 @@ impl Running {
             .await?;
         }
 
-        let policy = tuning.policy.policy()?;
+        let close = CancellationToken::new();
+        let (policy, video_limits) = (tuning.policy.policy()?, tuning.videos.limits()?);
         // Processes send commands too, through executors of their own where no API is served.
         let decides = roles.contains(&Role::Command) || roles.contains(&Role::Process);
         let commands = decides.then(|| {
@@ -248,6 +261,21 @@ impl Running {
             records: payouts::records(databases, databases::COMMAND),
             provider: callbacks_of,
         });
+        let video_keeper = commands
+            .as_ref()
+            .filter(|_| roles.contains(&Role::Process))
+            .map(|side| VideoKeeperSide::start(&databases.to_react(), &side.commands, &video_limits));
+        let (video_side, videos) = serves_commands
+            .zip(master_keys)
+            .zip(links.as_ref())
+            .map(|((side, keys), links)| {
+                let (places, count) = (databases.to_append(), databases.shard_count);
+                let (commands, vault) = (side.commands.clone(), master_key::vault(databases, databases::COMMAND, keys));
+                let side = VideoQueueSide::start(&places, count, &commands, &vault, &video_limits, close.clone());
+                let queue = side.queue.clone();
+                (side, VideoApi { commands, queue, vault, outputs: Arc::new(Stored(links.storage().clone())) })
+            })
+            .unzip();
         let queries = roles.contains(&Role::Query).then(|| {
             let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
             Replicas::new(databases.shard_count, databases.to_query(), patience)
@@ -261,6 +289,9 @@ impl Running {
             opening: master_keys.map(|keys| master_key::vault(databases, databases::QUERY, keys)),
             payout_callbacks,
             commands: serves_commands.map(|side| side.commands.clone()),
+            videos,
+            links,
+            point_worth: tuning.videos.point_worth(),
             queries,
             tokens: tokens.clone(),
             limits: request::Limits::default(),
@@ -268,7 +299,6 @@ impl Running {
             event_store: databases.event_store.iter().filter(|_| needs_event_store).map(probe).collect(),
         });
         let address = listener.local_addr()?;
-        let close = CancellationToken::new();
         let closed = close.clone();
         let listener = listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
@@ -277,7 +307,7 @@ impl Running {
         });
         let serve = axum::serve(listener, router).with_graceful_shutdown(async move { closed.cancelled().await });
         let http = tokio::spawn(serve.into_future());
-        Ok(Self { address, http, close, commands, projector, processes, relay })
+        Ok(Self { address, http, close, commands, projector, processes, relay, videos: video_side, video_keeper })
     }
 
     /// Serve until told to stop, then finish what is in hand: requests first, then what they need.
@@ -307,12 +337,26 @@ impl Running {
                     None => std::future::pending().await,
                 }
             };
+            let videos = async {
+                match &mut self.videos {
+                    Some(videos) => videos.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let video_keeper = async {
+                match &mut self.video_keeper {
+                    Some(keeper) => keeper.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => None,
                 reason = relay => Some(anyhow!(reason)),
                 reason = commands => Some(anyhow!(reason)),
                 reason = projector => Some(anyhow!(reason)),
                 reason = processes => Some(anyhow!(reason)),
+                reason = videos => Some(anyhow!(reason)),
+                reason = video_keeper => Some(anyhow!(reason)),
                 result = &mut self.http => Some(anyhow!("HTTP ended by itself: {result:?}")),
             }
         };
@@ -322,6 +366,12 @@ impl Running {
             tracing::warn!("requests still in hand after {DRAIN_MAX:?} are cut off");
         }
         self.http.abort();
+        if let Some(videos) = self.videos {
+            videos.stop().await;
+        }
+        if let Some(keeper) = self.video_keeper {
+            keeper.stop().await;
+        }
         if let Some(processes) = self.processes {
             processes.stop().await;
         }

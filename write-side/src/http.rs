@@ -6,14 +6,18 @@ pub mod payout_callbacks;
 mod points;
 mod submit;
 mod tips;
+mod videos;
 mod withdrawals;
+mod workers;
 mod works;
+
+use std::sync::Arc;
 
 pub use payout_callbacks::PayoutCallbacks;
 use skyriff_vault::Vault;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::Commands;
+use crate::{Commands, outputs::Outputs, video_queue::VideoQueue};
 
 /// Every command's route.
 pub fn routes(commands: Commands) -> OpenApiRouter {
@@ -28,6 +32,24 @@ pub fn routes(commands: Commands) -> OpenApiRouter {
 /// What payout providers say by themselves.
 pub fn payout_callback_routes(callbacks: PayoutCallbacks) -> OpenApiRouter {
     payout_callbacks::routes(callbacks)
+}
+
+/// What the routes of video jobs work with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct VideoApi {
+    /// Where commands are handed in.
+    pub commands: Commands,
+    /// Whose turn it is.
+    pub queue: VideoQueue,
+    /// Seals prompts.
+    pub vault: Vault,
+    /// Whether what was made is there.
+    pub outputs: Arc<dyn Outputs>,
+}
+
+/// Every route of video jobs, for the people who order them and for workers.
+pub fn video_routes(api: VideoApi) -> OpenApiRouter {
+    videos::routes().merge(workers::routes()).with_state(api)
 }
 
 /// The routes of withdrawals, whose destinations are sealed.

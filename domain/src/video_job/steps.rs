@@ -92,7 +92,13 @@ impl Step {
         let job = self.job;
         // A job lives with its owner: in whoever else's name it is asked for, there is none.
         if decision.video_job(job).order().is_some_and(|order| order.user != user) {
-            return Err(super::Refusal::NotSubmitted.into());
+            return Err(match self.what {
+                What::Submit { .. } => super::Refusal::Mismatch,
+                What::Lease { .. } | What::Complete { .. } | What::FailAttempt { .. } | What::Cancel | What::Expire => {
+                    super::Refusal::NotSubmitted
+                }
+            }
+            .into());
         }
         let before = decision.video_job(job).status();
         let command = Command { at: decision.at(), action: self.action(user) };

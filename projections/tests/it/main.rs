@@ -12,5 +12,6 @@ mod placement;
 mod rows;
 mod standstill;
 mod tips;
+mod video_jobs;
 mod withdrawals;
 mod works;

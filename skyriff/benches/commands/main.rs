@@ -10,6 +10,7 @@ mod chart;
 mod constant;
 mod fill;
 mod history;
+mod jobs;
 mod keys;
 mod likes;
 mod nodes;
@@ -41,7 +42,7 @@ const EVENTS: &str = "bench_events";
 const STOCK: &str = "bench_stock";
 
 /// The parts of a run, as BENCH names them; all but the last, which takes long, unless it names some.
-const PARTS: [&str; 7] = ["commands", "bulk", "keys", "nodes", "standby", "likes", "history"];
+const PARTS: [&str; 8] = ["commands", "bulk", "keys", "nodes", "standby", "likes", "jobs", "history"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -92,6 +93,7 @@ async fn measure_part(part: &str, server: &Server, folder: &Path, each: Duration
         "nodes" => nodes::run(server, each, report).await,
         "standby" => standby::run(&folder.join("standby"), each, report).await,
         "likes" => likes::run(server, each, report).await,
+        "jobs" => jobs::run(server, report).await,
         "history" => history::run(server, each, report).await,
         _ => single::run(server, each, report).await,
     }

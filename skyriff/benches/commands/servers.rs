@@ -37,7 +37,7 @@ use crate::{
     store,
 };
 
-const SECRET: &str = "a secret that is only for benchmarks";
+pub const SECRET: &str = "a secret that is only for benchmarks";
 /// 32 bytes that are only for benchmarks.
 const MASTER_KEY: &str = "YmVuY2htYXJrcyBiZW5jaG1hcmtzIGJlbmNobWFya3M=";
 /// The stock path decides again as often as it takes; this is only so that it ends.
@@ -85,6 +85,17 @@ pub struct Served {
 impl Served {
     /// Start one; what is ours gets a store and further arguments.
     pub async fn start(target: Target, server: &Server, events: &str, arguments: &[&str]) -> Result<Self> {
+        Self::start_with(target, server, events, arguments, &[]).await
+    }
+
+    /// The same, with further variables.
+    pub async fn start_with(
+        target: Target,
+        server: &Server,
+        events: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let mut command = match target {
             Target::Skyriff => {
                 let mut skyriff = Command::new(env!("CARGO_BIN_EXE_skyriff"));
@@ -105,7 +116,8 @@ impl Served {
             .env("SKYRIFF_READ_MODELS", format!("0-15={}", server.url(events)))
             .env("BENCH_STOCK_SOCKET", &server.socket_folder)
             .env("SKYRIFF_TOKEN_SECRET", SECRET)
-            .env("SKYRIFF_MASTER_KEY", MASTER_KEY);
+            .env("SKYRIFF_MASTER_KEY", MASTER_KEY)
+            .envs(variables.iter().copied());
         let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().context("its output is piped")?;
         let line = BufReader::new(stdout).lines().next_line().await?.context("the server said nothing")?;

@@ -7,8 +7,10 @@ use axum::{
     http::{header, request::Parts},
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use hmac::{Hmac, Mac};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
+use sha2::Sha256;
 use skyriff_domain::UserId;
 use uuid::Uuid;
 
@@ -117,6 +119,7 @@ struct Claims {
 pub struct Tokens(Arc<Keys>);
 
 struct Keys {
+    secret: Box<[u8]>,
     encoding: EncodingKey,
     decoding: DecodingKey,
     validation: Validation,
@@ -143,7 +146,15 @@ impl Tokens {
         validation.set_required_spec_claims(&["exp", "sub"]);
         validation.leeway = 5;
         let (encoding, decoding) = (EncodingKey::from_secret(secret), DecodingKey::from_secret(secret));
-        Ok(Self(Arc::new(Keys { encoding, decoding, validation })))
+        Ok(Self(Arc::new(Keys { secret: secret.into(), encoding, decoding, validation })))
+    }
+
+    /// Another secret, for one purpose (HMAC-SHA256 of it): the same wherever the token secret is the same. A purpose has
+    /// a space in it, which nothing that a token is signed over has.
+    pub fn derived_secret(&self, purpose: &str) -> [u8; 32] {
+        // HMAC takes keys of every length.
+        let mac = Hmac::<Sha256>::new_from_slice(&self.0.secret);
+        mac.map(|mac| mac.chain_update(purpose).finalize().into_bytes().into()).unwrap_or_default()
     }
 
     /// A token for `caller` that is good for `lifetime`.
@@ -199,6 +210,10 @@ mod tests {
         let claims = token.split('.').nth(1).unwrap();
         assert_eq!(tokens(1).check(&format!("eyJhbGciOiJub25lIn0.{claims}.")), None);
         assert!(Tokens::new(&[0; SECRET_MIN - 1]).is_err());
+        // Each purpose and each secret has its own.
+        let derived =
+            [(1, "a purpose"), (1, "another one"), (2, "a purpose")].map(|(b, p)| tokens(b).derived_secret(p));
+        assert!(derived[0] != derived[1] && derived[0] != derived[2] && derived.iter().all(|d| *d != [0; 32]));
     }
 
     #[test]

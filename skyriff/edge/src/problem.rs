@@ -60,6 +60,12 @@ kinds! {
         "Send less at once.";
     UNSUPPORTED_MEDIA_TYPE = UNSUPPORTED_MEDIA_TYPE "unsupported-media-type", "The body is not JSON",
         "Send Content-Type: application/json.";
+    LINK_INVALID = FORBIDDEN "link-invalid", "The link is not one of ours",
+        "Take the link as it was given, or ask for a new one where this one came from.";
+    LINK_EXPIRED = FORBIDDEN "link-expired", "The link is no longer good",
+        "Ask for a new one where this one came from.";
+    RANGE_NOT_SATISFIABLE = RANGE_NOT_SATISFIABLE "range-not-satisfiable", "There are no such bytes",
+        "Content-Range says how many there are.";
     KEY_REUSED = UNPROCESSABLE_ENTITY "idempotency-key-reused", "This key was used for another command",
         "Use a new key for a new command.";
     REFUSED = CONFLICT "refused", "The rules do not allow this now",

@@ -12,7 +12,10 @@ use axum::{
 };
 use tower_http::{
     catch_panic::CatchPanicLayer,
-    compression::{CompressionLayer, predicate::SizeAbove},
+    compression::{
+        CompressionLayer,
+        predicate::{NotForContentType, Predicate, SizeAbove},
+    },
 };
 use uuid::Uuid;
 
@@ -66,9 +69,18 @@ pub fn around(routes: Router, tokens: Tokens, limits: Limits) -> Router {
         .method_not_allowed_fallback(async || Problem::new(&Kind::METHOD_NOT_ALLOWED))
         .layer(DefaultBodyLimit::max(limits.body_bytes_max))
         .layer(Extension(tokens))
-        .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESS_ABOVE_BYTES)))
+        .layer(CompressionLayer::new().compress_when(worth_compressing()))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(move |request, next| name_and_bound(limits.timeout, request, next)))
+}
+
+/// Events go out one by one, and video and sound are compressed as they are.
+fn worth_compressing() -> impl Predicate {
+    SizeAbove::new(COMPRESS_ABOVE_BYTES)
+        .and(NotForContentType::SSE)
+        .and(NotForContentType::const_new("video/"))
+        .and(NotForContentType::const_new("audio/"))
+        .and(NotForContentType::const_new("application/octet-stream"))
 }
 
 async fn name_and_bound(timeout: Duration, mut request: Request, next: Next) -> Response {

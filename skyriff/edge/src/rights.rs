@@ -35,6 +35,14 @@ pub enum Right {
     ReadAccount,
     /// Read what everybody may see of works: how often they are liked, and which are liked most.
     ReadWorks,
+    /// Order videos and take orders back.
+    OrderVideos,
+    /// Choose the ids and priorities of orders.
+    ImportVideos,
+    /// Make videos.
+    WorkVideos,
+    /// Read what videos cost and brought in.
+    ReadVideoCosts,
     /// Say that something happened in the past.
     Backdate,
 }
@@ -72,6 +80,10 @@ impl Right {
             Self::ResolvePayout => [None, None,   All,     None,    None,   None,   None],
             Self::ReadAccount   => [Own,  All,    All,     All,     All,    None,   None],
             Self::ReadWorks     => [All,  All,    All,     All,     All,    All,    None],
+            Self::OrderVideos   => [Own,  All,    None,    None,    None,   None,   None],
+            Self::ImportVideos  => [None, All,    None,    None,    None,   None,   None],
+            Self::WorkVideos    => [None, None,   None,    None,    None,   None,   All],
+            Self::ReadVideoCosts => [None, None,  All,     None,    None,   All,    None],
             Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
         };
         match role {

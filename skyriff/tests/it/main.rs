@@ -15,6 +15,8 @@ mod payouts;
 mod play;
 mod support;
 mod surface;
+mod videos;
 mod welcome;
 mod withdrawals;
+mod workers;
 mod works;

@@ -10,7 +10,7 @@ mod topic;
 use std::time::{Duration, Instant};
 
 pub use self::{
-    api::Api,
+    api::{Answer, Api},
     books::{Books, TRACE},
     folder::{Dev, Folder},
     process::{Ended, Process, skyriff},

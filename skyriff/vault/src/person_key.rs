@@ -17,6 +17,8 @@ use crate::master_keys::{Key, MasterKey, random_key};
 pub enum Purpose {
     /// Where a withdrawal is paid to; the thing is the withdrawal.
     WithdrawalDestination,
+    /// What a video or speech is to be of; the thing is the job.
+    VideoPrompt,
 }
 
 impl Purpose {
@@ -24,6 +26,7 @@ impl Purpose {
     const fn as_str(self) -> &'static str {
         match self {
             Self::WithdrawalDestination => "withdrawal destination",
+            Self::VideoPrompt => "video prompt",
         }
     }
 }
@@ -34,7 +37,7 @@ const VERSION: u8 = 1;
 /// key is gone, says nothing.
 const BLOCK: usize = 64;
 /// The longest clear text, in bytes: sealed, it still fits into [`Sealed`].
-pub(crate) const CLEAR_MAX: usize = 1_400;
+pub(crate) const CLEAR_MAX: usize = 4_096;
 
 /// It was not sealed with this key for this, or has been changed since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

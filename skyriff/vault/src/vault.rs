@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use skyriff_domain::{Sealed, ShardCount, ShardId, UserId, WithdrawalId, shard_of};
+use skyriff_domain::{JobId, Sealed, ShardCount, ShardId, UserId, WithdrawalId, shard_of};
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -130,6 +130,28 @@ impl Vault {
             Some(Ok(key)) => {
                 let clear = key.open(Purpose::WithdrawalDestination, withdrawal.0, sealed)?;
                 Destination::from_bytes(&clear).ok_or(Error::Damaged)
+            }
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(Error::NoKey),
+        });
+        opened.collect()
+    }
+
+    /// What a video or speech is to be of, as its event has it. The same bytes for the same prompt and job.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn seal_prompt(&self, owner: UserId, job: JobId, prompt: &str) -> Result<Sealed, Error> {
+        self.seal(owner, Purpose::VideoPrompt, job.0, prompt.as_bytes()).await
+    }
+
+    /// What videos or speeches are to be of, in the clear and in order: for whoever makes them.
+    pub async fn open_prompts(&self, sealed: &[(UserId, JobId, &Sealed)]) -> Vec<Result<String, Error>> {
+        let keys = self.keys(sealed.iter().map(|(owner, ..)| *owner)).await;
+        let opened = sealed.iter().map(|(owner, job, sealed)| match keys.get(owner) {
+            Some(Ok(key)) => {
+                let clear = key.open(Purpose::VideoPrompt, job.0, sealed)?;
+                std::str::from_utf8(&clear).map(str::to_owned).map_err(|_| Error::Damaged)
             }
             Some(Err(error)) => Err(error.clone()),
             None => Err(Error::NoKey),

@@ -21,7 +21,7 @@ use crate::{Commands, Failure, Fingerprint, Receipt, Submission};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// On every accepted command: where it landed, for `Skyriff-At-Least` of the next read.
-const POSITION: HeaderName = HeaderName::from_static("skyriff-position");
+pub(super) const POSITION: HeaderName = HeaderName::from_static("skyriff-position");
 /// How far ahead of our clock a business time may be, in seconds.
 const CLOCK_SKEW_MAX_S: i64 = 300;
 /// Nothing happened before.

@@ -15,12 +15,13 @@ use skyriff_edge::{
 use skyriff_vault::Vault;
 use skyriff_write_side::{CommandSide, http};
 use tower::ServiceExt;
+use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use crate::store::{Store, some_user, user_of_shard};
 
 pub(crate) struct Api {
-    router: Router,
+    pub(crate) router: Router,
     tokens: Tokens,
     pub(crate) node: CommandSide,
 }
@@ -57,7 +58,11 @@ impl Api {
 
     pub(crate) fn with(node: CommandSide, vault: Vault) -> Self {
         let routes = http::routes(node.commands.clone());
-        let (routes, _) = routes.merge(http::withdrawal_routes(node.commands.clone(), vault)).split_for_parts();
+        Self::around(routes.merge(http::withdrawal_routes(node.commands.clone(), vault)), node)
+    }
+
+    pub(crate) fn around(routes: OpenApiRouter, node: CommandSide) -> Self {
+        let (routes, _) = routes.split_for_parts();
         let tokens = Tokens::new(&[7; 32]).unwrap();
         let limits = Limits { body_bytes_max: 4_096, ..Limits::default() };
         Self { router: request::around(routes, tokens.clone(), limits), tokens, node }

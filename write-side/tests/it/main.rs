@@ -6,6 +6,7 @@ mod hostile_provider;
 mod proxy;
 mod steps;
 mod store;
+mod studio;
 
 mod bulk;
 mod crash_between_steps;
@@ -29,4 +30,6 @@ mod tips;
 mod tips_between_shards;
 mod together;
 mod two_nodes;
+mod video_queue;
+mod videos;
 mod withdrawals;

@@ -64,7 +64,8 @@ impl Folder {
         self.dev_of(Process::spawn(command)).await
     }
 
-    async fn dev_of(&self, mut process: Process) -> Dev {
+    /// A `skyriff dev` that was spawned, when it says that it runs.
+    pub async fn dev_of(&self, mut process: Process) -> Dev {
         let welcome = process.says("its welcome", |said| said.contains("/ledger-entries").then(|| said.to_owned()));
         let welcome = welcome.await;
         let after = |start: &str, end: char| {

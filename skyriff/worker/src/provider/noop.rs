@@ -1,0 +1,33 @@
+//! `noop`: makes nothing, at once. For load runs, which measure everything but the making.
+
+use futures::future::BoxFuture;
+use skyriff_domain::video_job::{Cost, Kind};
+use skyriff_storage::Format;
+
+use super::{Ended, Failure, JobSpec, Made, VideoProvider, Workplace};
+
+/// What every job gets.
+const OUTPUT: &[u8] = b"made by skyriff's noop provider: nothing to watch\n";
+
+/// Makes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Noop;
+
+impl VideoProvider for Noop {
+    fn name(&self) -> &'static str {
+        "noop"
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        &Kind::ALL
+    }
+
+    fn make<'a>(&'a self, job: &'a JobSpec, at: Workplace<'a>) -> BoxFuture<'a, Result<Made, Ended>> {
+        Box::pin(async move {
+            let file = at.folder.join("output.noop");
+            let written = tokio::fs::write(&file, OUTPUT).await;
+            written.map_err(|error| Failure::retryable(format!("cannot write the output: {error}")))?;
+            Ok(Made { file, format: Format::Noop, said_seconds: Some(job.seconds), cost: Cost::none() })
+        })
+    }
+}

@@ -1,0 +1,283 @@
+//! `predictions`: a video model behind HTTP, the way most of them are sold.
+//!
+//! ```text
+//! POST /predictions               Idempotency-Key: {job}.{attempt}   ──▶ 201 {id, status …}
+//! GET  /predictions?key={key}     what a create with that key made   ──▶ 200 {results: […]}
+//! GET  /predictions?job={job}     what was made for that job         ──▶ 200 {results: […]}
+//! GET  /predictions/{id}          starting, processing, succeeded, failed or canceled
+//! POST /predictions/{id}/cancel
+//! ```
+//!
+//! A prediction costs money, so it is never made twice by accident. When nobody knows whether a create was heard, it is
+//! looked up by its key; only when the provider says that there is none is it sent again, under the same key. A later
+//! attempt of a job first looks for what an earlier one has left running, and takes that over.
+//!
+//! A webhook ([`webhooks`]) says nothing but "look now": what counts is what the provider answers to us, so a repeated
+//! or invented one changes nothing. Without one we ask at growing intervals.
+
+mod client;
+pub mod webhooks;
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use skyriff_domain::video_job::{Cost, Kind};
+use skyriff_storage::Format;
+use tokio::time::{Instant, sleep};
+use url::Url;
+
+use self::client::{CallError, Client, Prediction, Status};
+use self::webhooks::Webhooks;
+use super::{Ended, Failure, JobSpec, Made, VideoProvider, Workplace};
+use crate::{Why, api::jittered};
+
+/// How it goes about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// One request.
+    pub request_max: Duration,
+    /// Everything until it is known that the prediction exists.
+    pub create_max: Duration,
+    /// How long the provider may not answer at all while a prediction runs.
+    pub silence_max: Duration,
+    /// The first wait between two looks; it grows.
+    pub poll: Duration,
+    /// The longest one.
+    pub poll_max: Duration,
+    /// Fetching the output.
+    pub download_max: Duration,
+    /// How often fetching the output is tried.
+    pub download_attempts: u32,
+    /// The first wait before something is tried again; it doubles.
+    pub back_off: Duration,
+    /// The longest wait, also of those that the provider asks for.
+    pub back_off_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_max: Duration::from_secs(20),
+            create_max: Duration::from_secs(90),
+            silence_max: Duration::from_secs(120),
+            poll: Duration::from_millis(500),
+            poll_max: Duration::from_secs(5),
+            download_max: Duration::from_secs(300),
+            download_attempts: 4,
+            back_off: Duration::from_millis(250),
+            back_off_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A provider behind HTTP.
+#[derive(Debug)]
+pub struct Predictions {
+    client: Client,
+    webhooks: Option<Webhooks>,
+    limits: Limits,
+}
+
+impl Predictions {
+    /// The provider at `url`, with its token; told by `webhooks`, where there are some.
+    ///
+    /// # Errors
+    /// As reqwest's, when there is no TLS.
+    pub fn new(url: &Url, token: &str, webhooks: Option<Webhooks>, limits: Limits) -> reqwest::Result<Self> {
+        Ok(Self { client: Client::new(url, token, limits.request_max)?, webhooks, limits })
+    }
+
+    /// The prediction for this attempt: one that an earlier attempt has left, or a new one.
+    async fn begin(&self, job: &JobSpec) -> Result<Prediction, Failure> {
+        let end = Instant::now() + self.limits.create_max;
+        let mut wait = Wait::new(&self.limits, end);
+        if job.attempt > 1 {
+            loop {
+                match self.client.of_job(job.job).await {
+                    Ok(Some(left)) => return Ok(left),
+                    Ok(None) => break,
+                    Err(error) => wait.after(&error).await?,
+                }
+            }
+        }
+        let key = format!("{}.{}", job.job, job.attempt);
+        let webhook = self.webhooks.as_ref().map(Webhooks::url);
+        loop {
+            let unclear = match self.client.create(job, &key, webhook).await {
+                Ok(prediction) => return Ok(prediction),
+                Err(error) if error.is_ambiguous() => error,
+                Err(error) => {
+                    wait.after(&error).await?;
+                    continue;
+                }
+            };
+            tracing::info!(job = %job.job, error = %unclear, "nobody knows whether the prediction exists; looking it up");
+            loop {
+                wait.after(&unclear).await?;
+                match self.client.of_key(&key).await {
+                    Ok(Some(prediction)) => return Ok(prediction),
+                    // It is known not to exist.
+                    Ok(None) => break,
+                    Err(error) if error.may_pass() => tracing::debug!(%error, "cannot look a prediction up"),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+
+    /// Wait for its end.
+    async fn follow(&self, mut prediction: Prediction, at: &Workplace<'_>) -> Result<Prediction, Failure> {
+        let told = self.webhooks.as_ref().map(|webhooks| webhooks.watch(&prediction.id));
+        let mut poll = self.limits.poll;
+        let mut heard = Instant::now();
+        while !prediction.status.is_over() {
+            at.progress.percent(u64::from(prediction.percent()));
+            let mut pause = jittered(poll);
+            poll = (poll * 3 / 2).min(self.limits.poll_max);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = async { match &told { Some(told) => told.told().await, None => std::future::pending().await } } => {}
+            }
+            match self.client.get(&prediction.id).await {
+                Ok(now) => (prediction, heard) = (now, Instant::now()),
+                Err(CallError::Refused { status, .. }) if matches!(status.as_u16(), 404 | 410) => {
+                    return Err(Failure::retryable("the provider no longer knows the prediction"));
+                }
+                Err(error) if !error.may_pass() => return Err(error.into()),
+                Err(error) => {
+                    if heard.elapsed() > self.limits.silence_max {
+                        return Err(Failure::retryable("the provider has not answered for too long"));
+                    }
+                    pause = error.retry_after().unwrap_or_default().min(self.limits.back_off_max);
+                    sleep(pause).await;
+                }
+            }
+        }
+        Ok(prediction)
+    }
+
+    /// Copy the output to the attempt's folder, at once: providers keep them for an hour.
+    async fn fetch(&self, job: &JobSpec, prediction: &Prediction, at: &Workplace<'_>) -> Result<Made, Failure> {
+        let cost = prediction.cost();
+        let failed = |reason: String, retryable| Failure { reason, retryable, cost: prediction.cost() };
+        let format = match job.kind {
+            Kind::TextToVideo => Format::Mp4,
+            Kind::TextToSpeech if prediction.output_is_mp3() => Format::Mp3,
+            Kind::TextToSpeech => Format::M4a,
+        };
+        let url = prediction.output_url().ok_or_else(|| failed("the provider named no output".to_owned(), true))?;
+        let file = at.folder.join(format!("output.{}", format.extension()));
+        let mut wait = Wait::new(&self.limits, Instant::now() + self.limits.download_max);
+        for _ in 0..self.limits.download_attempts {
+            let fetched = self.client.download(&url, &file, at.bytes_max);
+            match tokio::time::timeout_at(wait.end, fetched).await {
+                Ok(Ok(())) => return Ok(Made { file, format, said_seconds: None, cost }),
+                Ok(Err(error)) if error.may_pass() => {
+                    wait.after(&error).await.map_err(|error| Failure { cost: cost.clone(), ..error })?;
+                }
+                Ok(Err(CallError::Refused { status, .. })) => {
+                    return Err(failed(format!("the provider no longer has the output ({status})"), true));
+                }
+                Ok(Err(error)) => return Err(failed(format!("cannot fetch the output: {error}"), true)),
+                Err(_) => break,
+            }
+        }
+        Err(failed("the output could not be fetched in time".to_owned(), true))
+    }
+
+    /// Tell the provider that nobody wants it any more. Tried twice: it costs only money.
+    async fn cancel(&self, prediction: &Prediction) {
+        for _ in 0..2 {
+            match self.client.cancel(&prediction.id).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(prediction = prediction.id, %error, "cannot cancel a prediction"),
+            }
+        }
+    }
+
+    async fn make(&self, job: &JobSpec, at: Workplace<'_>) -> Result<Made, Ended> {
+        // Not cut off: half a create is the one thing that nobody can tell the outcome of.
+        let prediction = self.begin(job).await?;
+        let begun = prediction.clone();
+        let finish = async {
+            let prediction = self.follow(prediction, &at).await?;
+            match prediction.status {
+                Status::Succeeded => self.fetch(job, &prediction, &at).await,
+                Status::Failed => Err(Failure {
+                    reason: prediction.error().unwrap_or_else(|| "the provider could not make it".to_owned()),
+                    retryable: prediction.is_retryable(),
+                    cost: prediction.cost(),
+                }),
+                Status::Canceled | Status::Starting | Status::Processing | Status::Unknown => Err(Failure {
+                    reason: "the prediction was cancelled at the provider".to_owned(),
+                    retryable: true,
+                    cost: prediction.cost(),
+                }),
+            }
+        };
+        tokio::select! {
+            made = finish => Ok(made?),
+            why = at.stop.heard() => {
+                // Whoever has the job next takes the prediction over.
+                if matches!(why, Why::Over | Why::TooLong) {
+                    self.cancel(&begun).await;
+                }
+                Err(Ended::Stopped(why))
+            }
+        }
+    }
+}
+
+impl VideoProvider for Predictions {
+    fn name(&self) -> &'static str {
+        "predictions"
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        &Kind::ALL
+    }
+
+    fn make<'a>(&'a self, job: &'a JobSpec, at: Workplace<'a>) -> BoxFuture<'a, Result<Made, Ended>> {
+        Box::pin(self.make(job, at))
+    }
+}
+
+/// Waits between tries: longer each time, as long as the provider asks for, and not beyond the end.
+struct Wait {
+    end: Instant,
+    back_off: Duration,
+    back_off_max: Duration,
+}
+
+impl Wait {
+    fn new(limits: &Limits, end: Instant) -> Self {
+        Self { end, back_off: limits.back_off, back_off_max: limits.back_off_max }
+    }
+
+    /// Wait until it may be tried again, if that can help and there is time.
+    async fn after(&mut self, error: &CallError) -> Result<(), Failure> {
+        if !error.may_pass() {
+            return Err(Failure::from(error));
+        }
+        let asked = error.retry_after().unwrap_or_default().min(self.back_off_max);
+        let pause = asked.max(jittered(self.back_off));
+        if Instant::now() + pause > self.end {
+            return Err(Failure::from(error));
+        }
+        sleep(pause).await;
+        self.back_off = (self.back_off * 2).min(self.back_off_max);
+        Ok(())
+    }
+}
+
+impl From<&CallError> for Failure {
+    fn from(error: &CallError) -> Self {
+        Self { reason: format!("the provider failed: {error}"), retryable: error.is_retryable(), cost: Cost::none() }
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self::from(&error)
+    }
+}

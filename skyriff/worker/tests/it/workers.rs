@@ -1,0 +1,222 @@
+//! A worker from lease to delivery, and every way out in between.
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use skyriff_domain::video_job::{Cost, Kind};
+use skyriff_storage::{Format, ObjectName, ObjectStorage};
+use skyriff_worker::{
+    Ended, Failure, JobSpec, Limits, Made, VideoProvider, Why, Worker, WorkerApi, Workplace,
+    provider::{local::Local, noop::Noop},
+    scratch::Scratch,
+};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{LIMIT, board::Board, eventually, video};
+
+const LIMITS: Limits = Limits {
+    concurrency: 2,
+    lease_wait: Duration::from_secs(1),
+    attempt_max: Duration::from_secs(60),
+    attempt_per_second_max: Duration::from_secs(10),
+    bytes_max: 50_000_000,
+    grace: Duration::from_millis(200),
+    niceness: 0,
+};
+
+/// A provider that does what its job's prompt says.
+struct Fake;
+
+impl VideoProvider for Fake {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::TextToVideo]
+    }
+
+    fn make<'a>(&'a self, job: &'a JobSpec, at: Workplace<'a>) -> BoxFuture<'a, Result<Made, Ended>> {
+        Box::pin(async move {
+            let file = at.folder.join("output.mp4");
+            match job.prompt.as_str() {
+                "fail" => return Err(Failure { cost: cost(), ..Failure::retryable("it broke\nat line 2") }.into()),
+                "refuse" => return Err(Failure::for_good("it is not allowed").into()),
+                "for ever" => {
+                    at.progress.percent(40);
+                    return Err(Ended::Stopped(at.stop.heard().await));
+                }
+                "deaf" => return std::future::pending().await,
+                "not a video" => fs::write(&file, "#EXTM3U\nfile:///etc/passwd").unwrap(),
+                "nothing" => fs::write(&file, "").unwrap(),
+                "too large" => fs::File::create(&file).unwrap().set_len(60_000_000).unwrap(),
+                other => panic!("{other}"),
+            }
+            Ok(Made { file, format: Format::Mp4, said_seconds: None, cost: cost() })
+        })
+    }
+}
+
+fn cost() -> Cost {
+    Cost { micros: 7, currency: "usd".parse().unwrap() }
+}
+
+struct Running {
+    board: Board,
+    folder: TempDir,
+    storage: ObjectStorage,
+    end: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(limits: Limits) -> Self {
+        let (board, folder) = (Board::start().await, tempfile::tempdir().unwrap());
+        let address = format!("file://{}", folder.path().join("objects").display());
+        let storage = ObjectStorage::open(&address, []).unwrap();
+        let api = WorkerApi::new(&format!("http://{}/", board.address).parse().unwrap(), "the-token", "w1").unwrap();
+        let providers: Vec<Arc<dyn VideoProvider>> =
+            vec![Arc::new(Local { niceness: 0 }), Arc::new(Noop), Arc::new(Fake)];
+        let scratch = Scratch::new(&folder.path().join("scratch")).unwrap();
+        let end = CancellationToken::new();
+        let task = tokio::spawn(Worker::new(api, storage.clone(), scratch, providers, limits).until(end.clone()));
+        Self { board, folder, storage, end, task }
+    }
+
+    async fn ended(&self, count: usize) -> Vec<(String, serde_json::Value)> {
+        eventually("the end of every attempt", async || Some(self.board.ended()).filter(|ended| ended.len() >= count))
+            .await
+    }
+
+    /// Folders of attempts that are there now.
+    fn attempts(&self) -> Vec<PathBuf> {
+        let workers = fs::read_dir(self.folder.path().join("scratch")).unwrap().map(|entry| entry.unwrap().path());
+        let folders = workers.filter(|path| path.is_dir()).flat_map(|path| fs::read_dir(path).unwrap());
+        folders.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+    }
+
+    async fn stop(self) {
+        self.end.cancel();
+        tokio::time::timeout(LIMIT, self.task).await.expect("it ends").unwrap();
+        let left: Vec<_> =
+            fs::read_dir(self.folder.path().join("scratch")).unwrap().map(|e| e.unwrap().path()).collect();
+        assert!(left.iter().all(|path| path.is_file()), "{left:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_video_is_made_checked_stored_and_delivered() {
+    let running = Running::start(LIMITS).await;
+    let job = video(1, "a lighthouse", 1);
+    running.board.post(&job, "local");
+    let ended = running.ended(1).await;
+    let [(what, body)] = &ended[..] else { panic!("{ended:?}") };
+    let name = ObjectName { job: job.job, attempt: 1, format: Format::Mp4 };
+    let head = running.storage.head(&name).await.unwrap().unwrap();
+    assert_eq!((what.as_str(), body["output"]["object"].as_str()), ("complete", Some(name.to_string().as_str())));
+    assert_eq!((&body["output"]["seconds"], &body["output"]["bytes"]), (&1.into(), &head.bytes.into()));
+    assert_eq!((&body["output"]["content_type"], &body["cost"]["micros"]), (&"video/mp4".into(), &0.into()));
+    assert_eq!(body["output"]["sha256"].as_str().unwrap().len(), 64);
+    let ask = running.board.with(|book| book.asks[0].clone());
+    assert_eq!((&ask["worker"], &ask["max"], &ask["wait_s"]), (&"w1".into(), &2.into(), &1.into()));
+    assert_eq!(ask["providers"], serde_json::json!(["fake", "local", "noop"]));
+    eventually("its folder's end", async || running.attempts().is_empty().then_some(())).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn many_jobs_are_made_by_a_few_places_and_each_is_told_once_whatever_answers_are_lost() {
+    let running = Running::start(Limits { concurrency: 4, ..LIMITS }).await;
+    running.board.with(|book| book.troubles = 5);
+    for job in 0..40 {
+        running.board.post(&video(job, "x", 3), "noop");
+    }
+    let ended = running.ended(40).await;
+    assert!(ended.iter().all(|(what, body)| what == "complete" && body["output"]["seconds"] == 3));
+    assert!(running.board.with(|book| book.asks.iter().all(|ask| ask["max"].as_u64().unwrap() <= 4)));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_does_not_work_is_told_with_its_reason_and_its_cost() {
+    for (prompt, reason, retryable, micros) in [
+        ("fail", "it broke at line 2", true, 7),
+        ("refuse", "it is not allowed", false, 0),
+        ("not a video", "the output cannot be played", true, 7),
+        ("nothing", "the output has 0 bytes", true, 7),
+        ("too large", "the output has 60000000 bytes", true, 7),
+    ] {
+        let running = Running::start(LIMITS).await;
+        running.board.post(&video(1, prompt, 3), "fake");
+        let ended = running.ended(1).await;
+        let (what, body) = &ended[0];
+        assert_eq!((what.as_str(), &body["retryable"]), ("fail", &retryable.into()), "{prompt}");
+        assert_eq!(body["cost"]["micros"], micros, "{prompt}");
+        assert!(body["reason"].as_str().unwrap().contains(reason), "{prompt}: {body}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_over_stops_and_leaves_nothing() {
+    for (provider, state) in [("local", "cancelled"), ("fake", "queued")] {
+        let running = Running::start(LIMITS).await;
+        running.board.post(&video(1, "for ever", 60), provider);
+        eventually("a heartbeat", async || running.board.with(|book| (!book.heartbeats.is_empty()).then_some(())))
+            .await;
+        assert_eq!(running.attempts().len(), 1);
+        running.board.with(|book| book.over = Some(state));
+        eventually("its folder's end", async || running.attempts().is_empty().then_some(())).await;
+        assert_eq!(running.board.ended(), []);
+        // And the next job is taken.
+        running.board.with(|book| book.over = None);
+        running.board.post(&video(2, "x", 1), "noop");
+        running.ended(1).await;
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn progress_comes_with_heartbeats() {
+    let running = Running::start(LIMITS).await;
+    running.board.post(&video(1, "for ever", 60), "fake");
+    eventually("progress", async || running.board.with(|book| book.heartbeats.contains(&40).then_some(()))).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_to_end_gives_back_what_it_cannot_finish() {
+    for prompt in ["for ever", "deaf"] {
+        let running = Running::start(LIMITS).await;
+        let board = running.board.clone();
+        board.post(&video(1, prompt, 60), "fake");
+        eventually("a heartbeat", async || board.with(|book| (!book.heartbeats.is_empty()).then_some(()))).await;
+        running.stop().await;
+        let ended = board.ended();
+        let [(what, body)] = &ended[..] else { panic!("{ended:?}") };
+        assert_eq!(
+            (what.as_str(), &body["retryable"], &body["reason"]),
+            ("fail", &true.into(), &"the worker was stopped".into())
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_ends_after_its_time_whatever_its_provider_does() {
+    let limits = Limits { attempt_max: Duration::from_millis(300), attempt_per_second_max: Duration::ZERO, ..LIMITS };
+    let running = Running::start(limits).await;
+    running.board.post(&video(1, "for ever", 1), "fake");
+    let ended = running.ended(1).await;
+    assert_eq!((ended[0].0.as_str(), &ended[0].1["reason"]), ("fail", &"the attempt took too long".into()));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_said_first_counts() {
+    let attempt = crate::Attempt::new();
+    attempt.stopper.say(Why::Lost);
+    attempt.stopper.say(Why::Over);
+    assert_eq!(attempt.at().stop.heard().await, Why::Lost);
+}
