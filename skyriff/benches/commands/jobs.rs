@@ -53,8 +53,11 @@ pub async fn run(server: &Server, report: &mut Report) -> Result<()> {
     for user in 0..USERS {
         let path = format!("{}/v1/users/{}/earnings", served.url, store::account(user)?);
         let body = json!({"bucket": "income", "points": 1_000_000, "reason": "bench"});
-        let answer = http.post(path).bearer_auth(&served.token).header("idempotency-key", "points").json(&body);
-        ensure!(answer.send().await?.status() == StatusCode::CREATED, "no points for a user");
+        let answer =
+            http.post(path).bearer_auth(&served.token).header("idempotency-key", format!("points {user}")).json(&body);
+        let answer = answer.send().await?;
+        let status = answer.status();
+        ensure!(status == StatusCode::CREATED, "points were answered with {status}: {}", answer.text().await?);
     }
     for (workers, jobs) in LOADS {
         eprintln!("· jobs: {workers} workers");
