@@ -7,7 +7,7 @@ use skyriff_edge::{
     Tokens,
     request::{self, Limits},
 };
-use skyriff_read_side::Replicas;
+use skyriff_read_side::{EventLogs, Replicas};
 use skyriff_write_side::Commands;
 use sqlx::PgPool;
 use utoipa::{
@@ -27,7 +27,10 @@ use utoipa_swagger_ui::SwaggerUi;
             `Skyriff-At-Least` with a query to read your own write. Everything that goes wrong is \
             `application/problem+json` (RFC 9457) with a stable `type`."
     ),
-    tags((name = "points", description = "What users have, and what moves it")),
+    tags(
+        (name = "points", description = "What users have, and what moves it"),
+        (name = "events", description = "What happened, for analysts")
+    ),
     // Every path names it, no body of a command does: a process of only that role would leave it out.
     components(schemas(UserId)),
     modifiers(&Bearer)
@@ -49,6 +52,7 @@ impl Modify for Bearer {
 pub struct Served {
     pub commands: Option<Commands>,
     pub queries: Option<Replicas>,
+    pub events: Option<EventLogs>,
     pub tokens: Tokens,
     pub limits: Limits,
     pub metrics: PrometheusHandle,
@@ -64,6 +68,9 @@ pub fn router(served: Served) -> Router {
     }
     if let Some(queries) = served.queries {
         routes = routes.merge(skyriff_read_side::routes(queries));
+    }
+    if let Some(events) = served.events {
+        routes = routes.merge(skyriff_read_side::event_routes(events));
     }
     let (routes, openapi) = routes.split_for_parts();
     let (metrics, event_store) = (served.metrics, served.event_store);

@@ -3,7 +3,7 @@
 //! | variable | what it holds |
 //! |---|---|
 //! | `SKYRIFF_SHARDS` | how many shards the store has; fixed when it is created; 16 |
-//! | `SKYRIFF_EVENT_STORE` | the event store's databases: `0-15=postgres://host/database` |
+//! | `SKYRIFF_EVENT_STORE` | the event store's databases: `0-15=postgres://host/database`; replicas follow, as below, and streams of events are read there |
 //! | `SKYRIFF_READ_MODELS` | the read models' databases, primary first, then replicas: `0-7=postgres://a/x\|postgres://b/x;8-15=…` |
 //! | `SKYRIFF_TOKEN_SECRET` | the key that signs tokens, at least 32 bytes |
 //! | `SKYRIFF_LISTEN` | where HTTP listens; `127.0.0.1:8080` |
@@ -13,7 +13,7 @@
 //! | `SKYRIFF_CHECK_IN_POINTS`, `SKYRIFF_STREAK_DAYS`, `SKYRIFF_STREAK_BONUS`, `SKYRIFF_PROMO_LIFETIME_DAYS`, `SKYRIFF_HOLD_LIFETIME_S`, `SKYRIFF_HOLD_LIFETIME_MAX_S`, `SKYRIFF_OPEN_HOLDS_MAX`, `SKYRIFF_REFUND_WINDOW_S`, `SKYRIFF_AMOUNT_MAX` | the numbers of the points rules |
 //! | `SKYRIFF_TIP_SHARE_PERMILLE`, `SKYRIFF_TIP_MAX` | the numbers of tips |
 //! | `SKYRIFF_WITHDRAWAL_MIN`, `…_PER_DAY`, `…_PER_MONTH`, `…_REVIEW_FROM`, `…_TWO_REVIEWS_FROM`, `…_FEE_PERMILLE`, `…_MINOR_PER_100_POINTS`, `…_CURRENCY` | the numbers of withdrawals |
-//! | `SKYRIFF_EXECUTORS`, `SKYRIFF_QUEUE_MAX`, `SKYRIFF_BATCH_MAX`, `SKYRIFF_CACHE_MIB`, `SKYRIFF_KEEP_KEYS_HOURS`, `SKYRIFF_REQUIRE_STANDBY`, `SKYRIFF_FRESHNESS_WAIT_MS` | how much a process takes on |
+//! | `SKYRIFF_EXECUTORS`, `SKYRIFF_QUEUE_MAX`, `SKYRIFF_BATCH_MAX`, `SKYRIFF_CACHE_MIB`, `SKYRIFF_KEEP_KEYS_HOURS`, `SKYRIFF_REQUIRE_STANDBY`, `SKYRIFF_FRESHNESS_WAIT_MS`, `SKYRIFF_EVENT_STREAMS_MAX` | how much a process takes on |
 //!
 //! Each process connects as the role that its work needs, so the addresses carry no user; passwords come from a
 //! password file (`PGPASSFILE`), which Postgres' own tools read as well.
@@ -208,12 +208,22 @@ impl FromStr for Placement {
 
 fn place(text: &str) -> Result<Place> {
     let (shards, urls) = text.split_once('=').with_context(|| format!("{text:?} is not SHARDS=URL"))?;
-    let (first, last) = shards.split_once('-').unwrap_or((shards, shards));
-    let number = |text: &str| text.trim().parse::<u16>().with_context(|| format!("{text:?} is not a shard"));
-    let shards: Vec<_> = (number(first)?..=number(last)?).map(ShardId).collect();
+    let shards = shards_from_to(shards)?;
     let mut urls = urls.split('|').map(|url| url.trim().parse().with_context(|| format!("{url:?} is not a URL")));
     let primary = urls.next().context("no URL")??;
     Ok(Place { shards, primary, replicas: urls.collect::<Result<_>>()? })
+}
+
+/// Some shards, as in `0-3,7`.
+pub fn shards(text: &str) -> Result<std::collections::BTreeSet<ShardId>> {
+    let ranges = text.split(',').map(shards_from_to).collect::<Result<Vec<_>>>()?;
+    Ok(ranges.into_iter().flatten().collect())
+}
+
+fn shards_from_to(text: &str) -> Result<Vec<ShardId>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| text.trim().parse::<u16>().with_context(|| format!("{text:?} is not a shard"));
+    Ok((number(first)?..=number(last)?).map(ShardId).collect())
 }
 
 impl DatabaseArguments {
@@ -279,12 +289,20 @@ impl Databases {
 
     /// For queries. Connects when first used.
     pub fn to_query(&self) -> Vec<skyriff_read_side::ReadDatabase> {
-        let of = |place: &Place| skyriff_read_side::ReadDatabase {
-            shards: place.shards.clone(),
-            primary: read_pool(&place.primary),
-            replicas: place.replicas.iter().map(read_pool).collect(),
-        };
-        self.read_models.iter().map(of).collect()
+        self.read_models.iter().map(to_read).collect()
+    }
+
+    /// For streams of events. Connects when first used.
+    pub fn to_stream(&self) -> Vec<skyriff_read_side::ReadDatabase> {
+        self.event_store.iter().map(to_read).collect()
+    }
+}
+
+fn to_read(place: &Place) -> skyriff_read_side::ReadDatabase {
+    skyriff_read_side::ReadDatabase {
+        shards: place.shards.clone(),
+        primary: read_pool(&place.primary),
+        replicas: place.replicas.iter().map(read_pool).collect(),
     }
 }
 

@@ -110,7 +110,8 @@ fn environment(primary: &Server, replica: &Server, databases: &Databases) -> Str
     let reads = databases.read_models.iter().zip(READS);
     let reads = reads.map(|(place, name)| format!("{}={}|{}", shards(place), primary.url(name), replica.url(name)));
     let reads = reads.collect::<Vec<_>>().join(";");
-    let events = databases.event_store.iter().map(|place| format!("{}={}", shards(place), primary.url(EVENTS)));
+    let events = databases.event_store.iter();
+    let events = events.map(|place| format!("{}={}|{}", shards(place), primary.url(EVENTS), replica.url(EVENTS)));
     let events = events.collect::<Vec<_>>().join(";");
     format!("SKYRIFF_EVENT_STORE='{events}'\nSKYRIFF_READ_MODELS='{reads}'\n")
 }

@@ -8,6 +8,7 @@ mod config;
 mod dev;
 mod migrate;
 mod play;
+mod replay;
 mod serve;
 mod telemetry;
 mod token;
@@ -46,6 +47,8 @@ enum Command {
     Token(token::Arguments),
     /// Send a trace of actions through the API, keeping each user's order.
     Play(play::Arguments),
+    /// Export events into files: NDJSON, CSV, or Parquet by day and type.
+    Replay(replay::Arguments),
     /// Check the books.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -61,6 +64,7 @@ async fn main() -> ExitCode {
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Token(arguments) => token::run(&arguments),
         Command::Play(arguments) => play::run(arguments).await,
+        Command::Replay(arguments) => replay::run(arguments).await,
         Command::Audit(command) => audit::run(command).await,
     };
     match result {

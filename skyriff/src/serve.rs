@@ -9,7 +9,7 @@ use skyriff_edge::{Tokens, request};
 use skyriff_follow::Followers;
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
-use skyriff_read_side::Replicas;
+use skyriff_read_side::{EventLogs, Replicas};
 use skyriff_write_side::{
     CommandSide, commands, event_store,
     processes::{self, ProcessSide, Services},
@@ -93,6 +93,9 @@ pub struct Tuning {
     /// How long a query waits on one database to become as fresh as asked, in milliseconds.
     #[arg(long, env = "SKYRIFF_FRESHNESS_WAIT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     freshness_wait_ms: u32,
+    /// Streams of events that may be open at a time.
+    #[arg(long, env = "SKYRIFF_EVENT_STREAMS_MAX", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    event_streams_max: u16,
 }
 
 impl Tuning {
@@ -177,6 +180,11 @@ impl Running {
             let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
             Replicas::new(databases.shard_count, databases.to_query(), patience)
         });
+        let close = CancellationToken::new();
+        let events = roles.contains(&Role::Query).then(|| {
+            let streams_max = usize::from(tuning.event_streams_max);
+            EventLogs::new(databases.shard_count, databases.to_stream(), streams_max, close.clone())
+        });
         let probe = |place: &crate::config::Place| {
             let options = place.primary.clone().username(databases::QUERY).application_name("skyriff health");
             PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options)
@@ -184,13 +192,13 @@ impl Running {
         let router = api::router(Served {
             commands: commands.as_ref().filter(|_| roles.contains(&Role::Command)).map(|side| side.commands.clone()),
             queries,
+            events,
             tokens: tokens.clone(),
             limits: request::Limits::default(),
             metrics,
             event_store: databases.event_store.iter().filter(|_| needs_event_store).map(probe).collect(),
         });
         let address = listener.local_addr()?;
-        let close = CancellationToken::new();
         let closed = close.clone();
         let listener = listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {

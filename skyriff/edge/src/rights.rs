@@ -29,6 +29,8 @@ pub enum Right {
     ResolvePayout,
     /// Read balances, ledger entries, likes, tips and withdrawals.
     ReadAccount,
+    /// Read the events of everybody, without what is personal.
+    ReadEvents,
     /// Say that something happened in the past.
     Backdate,
 }
@@ -63,6 +65,7 @@ impl Right {
             Self::Review        => [None, None,   None,    All,     None,   None,   None],
             Self::ResolvePayout => [None, None,   All,     None,    None,   None,   None],
             Self::ReadAccount   => [Own,  All,    All,     All,     All,    None,   None],
+            Self::ReadEvents    => [None, None,   None,    None,    None,   All,    None],
             Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
         };
         match role {
