@@ -5,7 +5,9 @@
 //! has decided here whether it is personal. The ids of users are not: they are random, and streams are found by them.
 
 use crate::{
-    Event, like, points_account, recharge_order, tip, tip::Terms, video_job,
+    Event, like, points_account, recharge_order, tip,
+    tip::Terms,
+    video_job,
     video_job::{Order, Output},
     withdrawal,
     withdrawal::Request,
@@ -114,9 +116,7 @@ const fn of_video_job(event: &video_job::Event) -> Members {
             output: Output { object: _, seconds: _, bytes: _, sha256: _, content_type: _ },
             used: _,
             cost: _,
-        } => {
-            &["output.object", "output.sha256"]
-        }
+        } => &["output.object", "output.sha256"],
         // A provider's words, which may quote the prompt.
         AttemptFailed { attempt: _, reason: _, retry_at: _, cost: _ } | Failed { attempt: _, reason: _, cost: _ } => {
             &["reason"]

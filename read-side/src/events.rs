@@ -23,14 +23,14 @@ use skyriff_domain::{CommandId, Position, ShardId, UserId};
 use skyriff_edge::{Caller, Kind, Problem, Query, Right, problem::ProblemBody};
 use utoipa::{IntoParams, ToSchema};
 
+use self::{
+    cursor::Positions,
+    stream::{Format, Wanted},
+};
 pub use self::{
     exported::{Exported, Masks},
     filter::Filter,
     log::EventLogs,
-};
-use self::{
-    cursor::Positions,
-    stream::{Format, Wanted},
 };
 
 const HEARTBEAT_S_DEFAULT: u32 = 10;

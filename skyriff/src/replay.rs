@@ -71,7 +71,7 @@ pub struct Arguments {
     user: Option<uuid::Uuid>,
     /// Only these shards, as in 0-3,7.
     #[arg(long)]
-    shards: Option<String>,
+    only_shards: Option<String>,
     /// Up to the positions of this manifest, to be compared with that export; from the first event to now, unless given.
     #[arg(long)]
     upto: Option<PathBuf>,
@@ -91,9 +91,8 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let output = Output::open(&out, format, manifest.bytes)?;
     manifest.write(&place)?;
 
-    let bar = ProgressBar::new(manifest.positions()).with_style(ProgressStyle::with_template(
-        "{bar:40} {human_pos}/{human_len} positions, {per_sec}, {eta} left",
-    )?);
+    let bar = ProgressBar::new(manifest.positions())
+        .with_style(ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} positions, {per_sec}, {eta} left")?);
     bar.set_position(manifest.positions_read());
     let (pieces, received) = mpsc::channel(PIECES);
     let mut writer = Writer { output, manifest: manifest.clone(), place: place.clone(), bar: bar.clone() };
@@ -133,7 +132,7 @@ async fn plan(
         from: arguments.from,
         to: arguments.to,
     };
-    let asked = match &arguments.shards {
+    let asked = match &arguments.only_shards {
         Some(text) => config::shards(text)?,
         None => databases.shard_count.shards().collect(),
     };
@@ -180,8 +179,9 @@ async fn connect(place: &config::Place, upto: &Positions) -> Result<PgConnection
     for options in place.replicas.iter().chain([&place.primary]) {
         let options = options.clone().username(QUERY).application_name("skyriff replay");
         let connected = async {
-            let mut connection =
-                tokio::time::timeout(Duration::from_secs(10), options.connect()).await.context("it takes too long")??;
+            let mut connection = tokio::time::timeout(Duration::from_secs(10), options.connect())
+                .await
+                .context("it takes too long")??;
             let heads = heads(&mut connection).await?;
             let of_place = upto.iter().filter(|(shard, _)| place.shards.contains(shard));
             for (shard, upto) in of_place {
@@ -314,4 +314,3 @@ impl Writer {
         Ok(Order::new(&self.manifest.filter, shard, self.manifest.place(shard)?.read))
     }
 }
-

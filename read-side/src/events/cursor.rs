@@ -79,7 +79,9 @@ mod tests {
         assert_eq!(decode(&text, shards), Some(positions));
         assert_eq!(decode(&text, ShardCount::new(15).unwrap()), None);
         let of = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        for bad in ["", "x", "§", &of(&[]), &of(&[1]), &of(&[2, 0, 0]), &of(&[1, 0]), &of(&[1, 0, 1, 0, 1]), &of(&[0xff; 20])] {
+        for bad in
+            ["", "x", "§", &of(&[]), &of(&[1]), &of(&[2, 0, 0]), &of(&[1, 0]), &of(&[1, 0, 1, 0, 1]), &of(&[0xff; 20])]
+        {
             assert_eq!(decode(bad, shards), None, "{bad}");
         }
     }

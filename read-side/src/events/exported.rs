@@ -8,11 +8,7 @@ use std::{borrow::Cow, io::Write};
 use chrono::NaiveDate;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
-use skyriff_domain::{
-    Event, LogPosition, Position, ShardId, StreamId,
-    personal::Members,
-    stream::DecodeError,
-};
+use skyriff_domain::{Event, LogPosition, Position, ShardId, StreamId, personal::Members, stream::DecodeError};
 use sqlx::{Row, postgres::PgRow};
 
 /// The epoch of Postgres' timestamps, 2000-01-01, in microseconds of Unix time.
@@ -322,14 +318,14 @@ mod tests {
         for time_us in [0, -1, 1, DAY_US, 1_769_860_800_000_001, -62_135_596_800_000_000, 253_402_300_799_999_999] {
             let mut out = Vec::new();
             write_time(time_us, &mut out);
-            let expected = DateTime::from_timestamp_micros(time_us).unwrap().format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+            let expected =
+                DateTime::from_timestamp_micros(time_us).unwrap().format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
     }
 
     fn data_of(event_type: &'static str, payload: &'static str, personal: Members) -> String {
-        let event =
-            RawEvent { aggregate_type: "withdrawal", aggregate_id: "", event_type, version: "1", payload };
+        let event = RawEvent { aggregate_type: "withdrawal", aggregate_id: "", event_type, version: "1", payload };
         data(&event, personal).unwrap().into_owned()
     }
 
@@ -339,7 +335,10 @@ mod tests {
         assert_eq!(data_of("spent", plain, &[]), r#"{"b":1,"a":"x"}"#);
         assert_eq!(data_of("spent", "{ \"spent\" :\n {\"a\":\n1} }", &[]), r#"{"a":1}"#);
         let personal = r#"{"failed":{"at":{"name":"x","size":1},"reason":"y"}}"#;
-        assert_eq!(data_of("failed", personal, &["reason", "at.name", "none"]), r#"{"at":{"name":null,"size":1},"reason":null}"#);
+        assert_eq!(
+            data_of("failed", personal, &["reason", "at.name", "none"]),
+            r#"{"at":{"name":null,"size":1},"reason":null}"#
+        );
     }
 
     #[test]

@@ -61,7 +61,9 @@ impl FromStr for AggregateType {
     fn from_str(text: &str) -> Result<Self, String> {
         let known = StreamId::AGGREGATE_TYPES.iter().find(|known| **known == text);
         let all = || StreamId::AGGREGATE_TYPES.join(", ");
-        known.map(|known| Self((*known).to_owned())).ok_or_else(|| format!("{text:?} is no kind of aggregate; there are {}", all()))
+        known
+            .map(|known| Self((*known).to_owned()))
+            .ok_or_else(|| format!("{text:?} is no kind of aggregate; there are {}", all()))
     }
 }
 
@@ -69,8 +71,9 @@ impl FromStr for EventType {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (aggregate, event) =
-            text.split_once('.').ok_or_else(|| format!("{text:?} is not aggregate.event, as in points_account.spent"))?;
+        let (aggregate, event) = text
+            .split_once('.')
+            .ok_or_else(|| format!("{text:?} is not aggregate.event, as in points_account.spent"))?;
         let formed = !event.is_empty() && event.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
         if !formed {
             return Err(format!("{event:?} is no name of an event: those are of a-z and _"));
@@ -134,9 +137,7 @@ impl Filter {
     /// The events of these ranges that pass, those of one range in order of their positions, in the columns that
     /// [`super::Exported`] takes. Values are bound; the text is ours.
     pub fn select(&self, ranges: &[Range]) -> QueryBuilder<'static, Postgres> {
-        let mut query = QueryBuilder::new(
-            "SELECT e.* FROM unnest(",
-        );
+        let mut query = QueryBuilder::new("SELECT e.* FROM unnest(");
         query.push_bind(ranges.iter().map(|range| range.shard).collect::<Vec<_>>()).push("::smallint[], ");
         query.push_bind(ranges.iter().map(|range| range.after).collect::<Vec<_>>()).push("::bigint[], ");
         query.push_bind(ranges.iter().map(|range| range.upto).collect::<Vec<_>>()).push(

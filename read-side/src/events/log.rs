@@ -179,8 +179,7 @@ async fn read_pool(pool: &PgPool, filter: &Filter, after: &Positions, each: i64)
 /// # Errors
 /// As sqlx's.
 pub async fn heads(connection: &mut PgConnection) -> sqlx::Result<Positions> {
-    let heads: Vec<(i16, i64)> =
-        sqlx::query_as("SELECT shard, position FROM heads").fetch_all(connection).await?;
+    let heads: Vec<(i16, i64)> = sqlx::query_as("SELECT shard, position FROM heads").fetch_all(connection).await?;
     let heads = heads.into_iter();
     Ok(heads.filter_map(|(shard, head)| Some((ShardId(u16::try_from(shard).ok()?), Position(head)))).collect())
 }

@@ -13,6 +13,7 @@ mod history;
 mod keys;
 mod nodes;
 mod ratios;
+mod replay;
 mod report;
 mod servers;
 mod single;
@@ -40,7 +41,7 @@ const EVENTS: &str = "bench_events";
 const STOCK: &str = "bench_stock";
 
 /// The parts of a run, as BENCH names them; all but the last, which takes long, unless it names some.
-const PARTS: [&str; 6] = ["commands", "bulk", "keys", "nodes", "standby", "history"];
+const PARTS: [&str; 7] = ["commands", "bulk", "keys", "nodes", "standby", "replay", "history"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -90,6 +91,7 @@ async fn measure_part(part: &str, server: &Server, folder: &Path, each: Duration
         "keys" => keys::run(server, each, report).await,
         "nodes" => nodes::run(server, each, report).await,
         "standby" => standby::run(&folder.join("standby"), each, report).await,
+        "replay" => replay::run(server, folder, report).await,
         "history" => history::run(server, each, report).await,
         _ => single::run(server, each, report).await,
     }

@@ -69,8 +69,7 @@ impl Output {
         // What was written after the last checkpoint is written again.
         file.set_len(bytes)?;
         file.seek(SeekFrom::End(0))?;
-        let mut lines =
-            Lines { file: BufWriter::with_capacity(BUFFER_BYTES, file), bytes, is_csv, row: Vec::new() };
+        let mut lines = Lines { file: BufWriter::with_capacity(BUFFER_BYTES, file), bytes, is_csv, row: Vec::new() };
         if is_csv && bytes == 0 {
             lines.put(CSV_HEADER)?;
         }

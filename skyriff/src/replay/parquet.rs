@@ -24,7 +24,10 @@ use parquet::{
         properties::{EnabledStatistics, WriterProperties},
         writer::SerializedFileWriter,
     },
-    schema::{parser::parse_message_type, types::{ColumnPath, Type}},
+    schema::{
+        parser::parse_message_type,
+        types::{ColumnPath, Type},
+    },
 };
 use skyriff_domain::{LogPosition, Position, ShardId};
 use skyriff_read_side::events::{
@@ -149,8 +152,7 @@ impl Folder {
             properties = properties.set_column_dictionary_enabled(ColumnPath::from(column), false);
         }
         for column in ["data", "command_id", "causation"] {
-            properties =
-                properties.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::None);
+            properties = properties.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::None);
         }
         Ok(Self {
             path: path.to_owned(),
@@ -170,8 +172,7 @@ impl Folder {
         }
         let day = day_of(event.occurred_at_us);
         let parts = self.parts.entry(day).or_default();
-        let is_its =
-            |part: &Part| part.event_type == event.event_type && part.aggregate_type == event.aggregate_type;
+        let is_its = |part: &Part| part.event_type == event.event_type && part.aggregate_type == event.aggregate_type;
         let index = match parts.iter().position(is_its) {
             Some(index) => index,
             None => {

@@ -6,8 +6,10 @@
 
 mod crashes;
 mod dev;
+mod events;
 mod nodes;
 mod play;
+mod replay;
 mod support;
 mod surface;
 mod welcome;

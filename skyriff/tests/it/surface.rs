@@ -43,6 +43,7 @@ async fn the_surface_is_described_measured_and_says_what_is_wrong() {
         "post /v1/users/{user}/adjustments",
         "get /v1/users/{user}/balance",
         "get /v1/users/{user}/ledger-entries",
+        "get /v1/events",
     ] {
         assert!(described.contains(route), "{route} is not in {described:?}");
     }
