@@ -27,6 +27,7 @@ use skyriff_domain::{
     withdrawal::WithdrawalPolicy,
 };
 use skyriff_postgres::databases;
+use skyriff_read_side::events::log;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 /// Connections that one process opens to one read database.
@@ -289,20 +290,22 @@ impl Databases {
 
     /// For queries. Connects when first used.
     pub fn to_query(&self) -> Vec<skyriff_read_side::ReadDatabase> {
-        self.read_models.iter().map(to_read).collect()
+        self.read_models.iter().map(|place| to_read(place, &[])).collect()
     }
 
     /// For streams of events. Connects when first used.
     pub fn to_stream(&self) -> Vec<skyriff_read_side::ReadDatabase> {
-        self.event_store.iter().map(to_read).collect()
+        self.event_store.iter().map(|place| to_read(place, &log::IN_ORDER)).collect()
     }
 }
 
-fn to_read(place: &Place) -> skyriff_read_side::ReadDatabase {
+/// With these settings of the session.
+fn to_read(place: &Place, settings: &[(&str, &str)]) -> skyriff_read_side::ReadDatabase {
+    let pool = |options: &PgConnectOptions| read_pool(&options.clone().options(settings.iter().copied()));
     skyriff_read_side::ReadDatabase {
         shards: place.shards.clone(),
-        primary: read_pool(&place.primary),
-        replicas: place.replicas.iter().map(read_pool).collect(),
+        primary: pool(&place.primary),
+        replicas: place.replicas.iter().map(pool).collect(),
     }
 }
 

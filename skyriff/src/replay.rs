@@ -27,7 +27,7 @@ use skyriff_read_side::events::{
     cursor::Positions,
     exported,
     filter::{AggregateType, EventType, Range},
-    log::{Order, heads},
+    log::{IN_ORDER, Order, heads},
 };
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgRow};
 use tokio::sync::mpsc;
@@ -177,7 +177,7 @@ async fn newest(databases: &Databases) -> Result<Positions> {
 async fn connect(place: &config::Place, upto: &Positions) -> Result<PgConnection> {
     let mut failed = None;
     for options in place.replicas.iter().chain([&place.primary]) {
-        let options = options.clone().username(QUERY).application_name("skyriff replay");
+        let options = options.clone().username(QUERY).application_name("skyriff replay").options(IN_ORDER);
         let connected = async {
             let mut connection = tokio::time::timeout(Duration::from_secs(10), options.connect())
                 .await

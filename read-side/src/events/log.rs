@@ -174,6 +174,10 @@ async fn read_pool(pool: &PgPool, filter: &Filter, after: &Positions, each: i64)
     Ok(page)
 }
 
+/// For connections that read the log. Told that a range is a guess of a few rows, the planner would collect them page by
+/// page and sort them, on disk when they are many, instead of walking along the index, which has them in order.
+pub const IN_ORDER: [(&str, &str); 2] = [("enable_bitmapscan", "off"), ("enable_sort", "off")];
+
 /// The last position of each shard that the database has.
 ///
 /// # Errors

@@ -223,7 +223,7 @@ impl Merge {
     async fn read(&mut self) -> Result<bool, ReadError> {
         let follow = self.wanted.follow;
         let enough = usize::try_from(self.each() / 2).unwrap_or(usize::MAX);
-        if !self.waits() && !(follow && self.has_nothing()) {
+        if !(self.waits() || follow && self.has_nothing()) {
             return Ok(false);
         }
         let hungry = self.shards.iter().filter(|(_, log)| log.rows.len() < enough && (follow || log.read < log.head));

@@ -27,9 +27,9 @@ use crate::{
 };
 
 const DATABASE: &str = "bench_replay";
-const EVENTS: u64 = 1_000_000;
+const EVENTS: u64 = 300_000;
 /// Everything is done so often, in turn; the best of each counts, since other work on the machine only slows it.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const SECRET: &str = "a secret of the benchmark, for itself only";
 const ROWS: &str = "SELECT shard, position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload,
                            metadata, occurred_at, recorded_at FROM events";
