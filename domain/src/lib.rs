@@ -3,8 +3,8 @@
 //!
 //! Read in this order: what things are called ([`id`], [`points`], [`shard`]), what the aggregates decide
 //! ([`points_account`], [`recharge_order`], [`like`], [`tip`], [`withdrawal`], [`video_job`], [`work`]; their numbers in [`policy`]), what one request may change at once ([`command`], [`stream`]), how a
-//! decision is kept ([`event`]), and what it means in the books ([`ledger`]).
-//! What others need to know of it is in [`schema`].
+//! decision is kept ([`event`]), what it means in the books ([`ledger`]), whose it is ([`owner`]), what of it is a person's
+//! ([`personal`]), and what others need to know of it ([`schema`]).
 
 pub mod id;
 pub mod label;
@@ -25,6 +25,8 @@ pub mod stream;
 
 pub mod event;
 pub mod ledger;
+pub mod owner;
+pub mod personal;
 pub mod schema;
 
 pub use command::{Command, Intent, Refusal};

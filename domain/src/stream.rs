@@ -60,6 +60,9 @@ macro_rules! streams {
         }
 
         impl StreamId {
+            /// What `aggregate_type` may be.
+            pub const AGGREGATE_TYPES: &[&str] = &[$(<$aggregate as Aggregate>::TYPE,)+];
+
             /// As stored in `aggregate_type`.
             pub const fn aggregate_type(&self) -> &'static str {
                 match self {

@@ -1,9 +1,11 @@
 //! Queries out: read models served from replicas, as fresh as the client asks for.
 //!
 //! A query is a file per screen, its response and its SQL together; [`replicas`] decides which database answers, [`page`]
-//! cuts lists, and [`cached`] keeps what is too much work for each request.
+//! cuts lists, and [`cached`] keeps what is too much work for each request. [`events`] streams the log itself, from the
+//! event store's replicas.
 
 pub mod balance;
+pub mod events;
 pub mod hot_works;
 pub mod ledger_entries;
 pub mod liked_works;
@@ -26,6 +28,7 @@ use skyriff_domain::Label;
 use skyriff_vault::Vault;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use events::EventLogs;
 use hot_works::HotWorks;
 pub use replicas::{ReadDatabase, Replicas};
 
@@ -66,4 +69,9 @@ pub fn video_routes(replicas: Replicas, vault: Vault, point_worth: BTreeMap<Labe
         .routes(routes!(video_costs::video_costs))
         .with_state(video_costs::VideoCosts { replicas, point_worth });
     jobs.merge(costs)
+}
+
+/// The streams of events.
+pub fn event_routes(logs: EventLogs) -> OpenApiRouter {
+    OpenApiRouter::new().routes(routes!(events::events)).with_state(logs)
 }

@@ -9,7 +9,7 @@ use skyriff_edge::{
     Tokens,
     request::{self, Limits},
 };
-use skyriff_read_side::Replicas;
+use skyriff_read_side::{EventLogs, Replicas};
 use skyriff_storage::Links;
 use skyriff_vault::Vault;
 use skyriff_write_side::{
@@ -43,7 +43,8 @@ use crate::outputs;
         (name = "withdrawals", description = "Income that is paid out as money, after review"),
         (name = "videos", description = "Videos and speech that are ordered, made and paid for"),
         (name = "workers", description = "For whoever makes them"),
-        (name = "works", description = "What users show")
+        (name = "works", description = "What users show"),
+        (name = "events", description = "What happened, for analysts")
     ),
     // Paths name them, bodies of commands do not: a process of only that role would leave them out.
     components(schemas(UserId, JobId, WithdrawalId)),
@@ -78,6 +79,7 @@ pub struct Served {
     pub opening: Option<Vault>,
     /// What payout providers say by themselves.
     pub payout_callbacks: Option<PayoutCallbacks>,
+    pub events: Option<EventLogs>,
     pub tokens: Tokens,
     pub limits: Limits,
     pub metrics: PrometheusHandle,
@@ -107,6 +109,9 @@ pub fn router(served: Served) -> Router {
             routes = routes.merge(videos).merge(skyriff_read_side::withdrawal_routes(queries.clone(), vault));
         }
         routes = routes.merge(skyriff_read_side::routes(queries));
+    }
+    if let Some(events) = served.events {
+        routes = routes.merge(skyriff_read_side::event_routes(events));
     }
     let (routes, openapi) = routes.split_for_parts();
     let (metrics, event_store) = (served.metrics, served.event_store);

@@ -3,7 +3,7 @@
 //! | variable | what it holds |
 //! |---|---|
 //! | `SKYRIFF_SHARDS` | how many shards the store has; fixed when it is created; 16 |
-//! | `SKYRIFF_EVENT_STORE` | the event store's databases: `0-15=postgres://host/database` |
+//! | `SKYRIFF_EVENT_STORE` | the event store's databases: `0-15=postgres://host/database`; replicas follow, as below, and streams of events are read there |
 //! | `SKYRIFF_READ_MODELS` | the read models' databases, primary first, then replicas: `0-7=postgres://a/x\|postgres://b/x;8-15=…` |
 //! | `SKYRIFF_KAFKA_BROKERS` | the Kafka cluster: `host:port`, several with commas |
 //! | `SKYRIFF_KAFKA_TOPIC`, `SKYRIFF_KAFKA_SOURCE`, `SKYRIFF_KAFKA_GROUP` | the topic, the CloudEvents source, the start of the groups' names |
@@ -30,7 +30,7 @@
 //! | `SKYRIFF_PUBLIC_URL`, `SKYRIFF_LINK_LIFETIME_S` | links to outputs: what stands before those to a folder, and how long they are good |
 //! | `SKYRIFF_URL`, `SKYRIFF_WORKER_TOKEN`, `SKYRIFF_WORKER_NAME` | for `worker`: where the API is, and who asks |
 //! | `SKYRIFF_PREDICTIONS_URL`, `…_TOKEN`, `…_WEBHOOK_LISTEN`, `…_WEBHOOK_URL`, `…_WEBHOOK_SECRET` | for `worker`: the provider `predictions` |
-//! | `SKYRIFF_EXECUTORS`, `SKYRIFF_QUEUE_MAX`, `SKYRIFF_BATCH_MAX`, `SKYRIFF_CACHE_MIB`, `SKYRIFF_KEEP_KEYS_HOURS`, `SKYRIFF_REQUIRE_STANDBY`, `SKYRIFF_FRESHNESS_WAIT_MS` | how much a process takes on |
+//! | `SKYRIFF_EXECUTORS`, `SKYRIFF_QUEUE_MAX`, `SKYRIFF_BATCH_MAX`, `SKYRIFF_CACHE_MIB`, `SKYRIFF_KEEP_KEYS_HOURS`, `SKYRIFF_REQUIRE_STANDBY`, `SKYRIFF_FRESHNESS_WAIT_MS`, `SKYRIFF_EVENT_STREAMS_MAX` | how much a process takes on |
 //!
 //! Each process connects as the role that its work needs, so the addresses carry no user; passwords come from a
 //! password file (`PGPASSFILE`), which Postgres' own tools read as well.
@@ -43,6 +43,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use skyriff_domain::{Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, withdrawal::WithdrawalPolicy};
 use skyriff_postgres::databases;
+use skyriff_read_side::events::log;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use videos::{VideoArguments, VideoQueueArguments};
@@ -298,12 +299,22 @@ impl FromStr for Placement {
 
 fn place(text: &str) -> Result<Place> {
     let (shards, urls) = text.split_once('=').with_context(|| format!("{text:?} is not SHARDS=URL"))?;
-    let (first, last) = shards.split_once('-').unwrap_or((shards, shards));
-    let number = |text: &str| text.trim().parse::<u16>().with_context(|| format!("{text:?} is not a shard"));
-    let shards: Vec<_> = (number(first)?..=number(last)?).map(ShardId).collect();
+    let shards = shards_from_to(shards)?;
     let mut urls = urls.split('|').map(|url| url.trim().parse().with_context(|| format!("{url:?} is not a URL")));
     let primary = urls.next().context("no URL")??;
     Ok(Place { shards, primary, replicas: urls.collect::<Result<_>>()? })
+}
+
+/// Some shards, as in `0-3,7`.
+pub fn shards(text: &str) -> Result<std::collections::BTreeSet<ShardId>> {
+    let ranges = text.split(',').map(shards_from_to).collect::<Result<Vec<_>>>()?;
+    Ok(ranges.into_iter().flatten().collect())
+}
+
+fn shards_from_to(text: &str) -> Result<Vec<ShardId>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| text.trim().parse::<u16>().with_context(|| format!("{text:?} is not a shard"));
+    Ok((number(first)?..=number(last)?).map(ShardId).collect())
 }
 
 impl DatabaseArguments {
@@ -378,12 +389,22 @@ impl Databases {
 
     /// For queries. Connects when first used.
     pub fn to_query(&self) -> Vec<skyriff_read_side::ReadDatabase> {
-        let of = |place: &Place| skyriff_read_side::ReadDatabase {
-            shards: place.shards.clone(),
-            primary: read_pool(&place.primary),
-            replicas: place.replicas.iter().map(read_pool).collect(),
-        };
-        self.read_models.iter().map(of).collect()
+        self.read_models.iter().map(|place| to_read(place, &[])).collect()
+    }
+
+    /// For streams of events. Connects when first used.
+    pub fn to_stream(&self) -> Vec<skyriff_read_side::ReadDatabase> {
+        self.event_store.iter().map(|place| to_read(place, &log::IN_ORDER)).collect()
+    }
+}
+
+/// With these settings of the session.
+fn to_read(place: &Place, settings: &[(&str, &str)]) -> skyriff_read_side::ReadDatabase {
+    let pool = |options: &PgConnectOptions| read_pool(&options.clone().options(settings.iter().copied()));
+    skyriff_read_side::ReadDatabase {
+        shards: place.shards.clone(),
+        primary: pool(&place.primary),
+        replicas: place.replicas.iter().map(pool).collect(),
     }
 }
 

@@ -145,7 +145,8 @@ fn environment(folder: &Path, primary: &Server, replica: &Server, databases: &Da
     let reads = databases.read_models.iter().zip(READS);
     let reads = reads.map(|(place, name)| format!("{}={}|{}", shards(place), primary.url(name), replica.url(name)));
     let reads = reads.collect::<Vec<_>>().join(";");
-    let events = databases.event_store.iter().map(|place| format!("{}={}", shards(place), primary.url(EVENTS)));
+    let events = databases.event_store.iter();
+    let events = events.map(|place| format!("{}={}|{}", shards(place), primary.url(EVENTS), replica.url(EVENTS)));
     let events = events.collect::<Vec<_>>().join(";");
     let master_key = std::path::absolute(master_key::file_of(folder))?;
     let master_key = master_key.display();

@@ -12,6 +12,7 @@ mod migrate;
 mod outputs;
 mod payouts;
 mod play;
+mod replay;
 mod serve;
 mod storage;
 mod telemetry;
@@ -61,6 +62,8 @@ enum Command {
     Token(token::Arguments),
     /// Send a trace of actions through the API, keeping each user's order.
     Play(play::Arguments),
+    /// Export events into files: NDJSON, CSV, or Parquet by day and type.
+    Replay(replay::Arguments),
     /// Check the books.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -80,6 +83,7 @@ async fn main() -> ExitCode {
         Command::Storage(command) => storage::run(command).await,
         Command::Token(arguments) => token::run(&arguments),
         Command::Play(arguments) => play::run(arguments).await,
+        Command::Replay(arguments) => replay::run(arguments).await,
         Command::Audit(command) => audit::run(command).await,
     };
     match result {

@@ -10,7 +10,7 @@ use skyriff_follow::{Follower, Followers};
 use skyriff_kafka::{KafkaSource, Relay, topic};
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
-use skyriff_read_side::Replicas;
+use skyriff_read_side::{EventLogs, Replicas};
 use skyriff_storage::Links;
 use skyriff_vault::MasterKeys;
 use skyriff_write_side::{
@@ -143,6 +143,9 @@ pub struct Tuning {
     /// How long a query waits on one database to become as fresh as asked, in milliseconds.
     #[arg(long, env = "SKYRIFF_FRESHNESS_WAIT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     freshness_wait_ms: u32,
+    /// Streams of events that may be open at a time.
+    #[arg(long, env = "SKYRIFF_EVENT_STREAMS_MAX", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    event_streams_max: u16,
 }
 
 impl Tuning {
@@ -280,6 +283,11 @@ impl Running {
             let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
             Replicas::new(databases.shard_count, databases.to_query(), patience)
         });
+        let close = CancellationToken::new();
+        let events = roles.contains(&Role::Query).then(|| {
+            let streams_max = usize::from(tuning.event_streams_max);
+            EventLogs::new(databases.shard_count, databases.to_stream(), streams_max, close.clone())
+        });
         let probe = |place: &crate::config::Place| {
             let options = place.primary.clone().username(databases::QUERY).application_name("skyriff health");
             PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options)
@@ -293,6 +301,7 @@ impl Running {
             links,
             point_worth: tuning.videos.point_worth(),
             queries,
+            events,
             tokens: tokens.clone(),
             limits: request::Limits::default(),
             metrics,

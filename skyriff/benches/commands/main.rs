@@ -15,6 +15,7 @@ mod keys;
 mod likes;
 mod nodes;
 mod ratios;
+mod replay;
 mod report;
 mod servers;
 mod single;
@@ -42,7 +43,7 @@ const EVENTS: &str = "bench_events";
 const STOCK: &str = "bench_stock";
 
 /// The parts of a run, as BENCH names them; all but the last, which takes long, unless it names some.
-const PARTS: [&str; 8] = ["commands", "bulk", "keys", "nodes", "standby", "likes", "jobs", "history"];
+const PARTS: [&str; 9] = ["commands", "bulk", "keys", "nodes", "standby", "likes", "jobs", "replay", "history"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -94,6 +95,7 @@ async fn measure_part(part: &str, server: &Server, folder: &Path, each: Duration
         "standby" => standby::run(&folder.join("standby"), each, report).await,
         "likes" => likes::run(server, each, report).await,
         "jobs" => jobs::run(server, report).await,
+        "replay" => replay::run(server, folder, report).await,
         "history" => history::run(server, each, report).await,
         _ => single::run(server, each, report).await,
     }

@@ -104,6 +104,17 @@ impl Caller {
             Reach::Own | Reach::None => Err(Problem::new(&Kind::FORBIDDEN)),
         }
     }
+
+    /// Whether the caller may do this to what is everybody's.
+    ///
+    /// # Errors
+    /// [`Kind::FORBIDDEN`].
+    pub fn may_everywhere(&self, right: Right) -> Result<(), Problem> {
+        match right.reach(self.role) {
+            Reach::All => Ok(()),
+            Reach::Own | Reach::None => Err(Problem::new(&Kind::FORBIDDEN)),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -237,6 +248,8 @@ mod tests {
             (Role::Auditor, Right::ReadAccount, true, true),
             (Role::Auditor, Right::Spend, false, false),
             (Role::Analyst, Right::ReadAccount, false, false),
+            (Role::Analyst, Right::ReadEvents, true, true),
+            (Role::Operator, Right::ReadEvents, false, false),
             (Role::Worker, Right::CheckIn, false, false),
         ];
         for (role, right, on_own, on_other) in table {

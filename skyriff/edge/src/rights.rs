@@ -43,6 +43,8 @@ pub enum Right {
     WorkVideos,
     /// Read what videos cost and brought in.
     ReadVideoCosts,
+    /// Read the events of everybody, without what is personal.
+    ReadEvents,
     /// Say that something happened in the past.
     Backdate,
 }
@@ -84,6 +86,7 @@ impl Right {
             Self::ImportVideos  => [None, All,    None,    None,    None,   None,   None],
             Self::WorkVideos    => [None, None,   None,    None,    None,   None,   All],
             Self::ReadVideoCosts => [None, None,  All,     None,    None,   All,    None],
+            Self::ReadEvents    => [None, None,   None,    None,    None,   All,    None],
             Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
         };
         match role {

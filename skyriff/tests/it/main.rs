@@ -6,6 +6,7 @@
 
 mod crashes;
 mod dev;
+mod events;
 #[path = "../../../write-side/tests/it/hostile_provider.rs"]
 #[allow(dead_code, reason = "the write side's tests use all of it")]
 mod hostile_provider;
@@ -13,6 +14,7 @@ mod kafka;
 mod nodes;
 mod payouts;
 mod play;
+mod replay;
 mod support;
 mod surface;
 mod videos;

@@ -22,7 +22,7 @@ fn spawn_node(folder: &Folder, roles: &str, variables: &[(&str, &str)]) -> Proce
     Process::spawn(command)
 }
 
-async fn node(folder: &Folder, roles: &str) -> (Process, String) {
+pub async fn node(folder: &Folder, roles: &str) -> (Process, String) {
     let mut process = spawn_node(folder, roles, &[]);
     let url = process.says("its address", |said| {
         said.lines().find_map(|line| line.strip_prefix("SkyRiff listens on ").map(str::to_owned))

@@ -60,6 +60,7 @@ async fn the_surface_is_described_measured_and_says_what_is_wrong() {
         "post /v1/users/{user}/withdrawals/{withdrawal}/approve",
         "post /v1/users/{user}/withdrawals/{withdrawal}/reject",
         "post /v1/users/{user}/withdrawals/{withdrawal}/resolve",
+        "get /v1/events",
     ] {
         assert!(described.contains(route), "{route} is not in {described:?}");
     }

@@ -89,6 +89,14 @@ impl Process {
         kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
     }
 
+    /// How much memory it has.
+    pub fn memory_kib(&self) -> i64 {
+        let pid = self.child.id().expect("it still runs");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Wait for its end.
     pub async fn end(self) -> Ended {
         self.end_within(LIMIT).await

@@ -1,0 +1,229 @@
+//! Which events somebody wants, and the statement that reads them.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use skyriff_domain::{StreamId, UserId, owner::Owner};
+use sqlx::{Postgres, QueryBuilder};
+
+/// The most types that one filter may name.
+const TYPES_MAX: usize = 100;
+
+/// Which events: those that meet everything that is set. The default is all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// Only these types; empty for all.
+    #[serde(default)]
+    pub types: BTreeSet<EventType>,
+    /// Only events of these kinds of aggregate; empty for all.
+    #[serde(default)]
+    pub aggregates: BTreeSet<AggregateType>,
+    /// Only events of this user's streams.
+    #[serde(default)]
+    pub user: Option<UserId>,
+    /// Only what happened at this time or later.
+    #[serde(default)]
+    pub from: Option<DateTime<Utc>>,
+    /// Only what happened before this time.
+    #[serde(default)]
+    pub to: Option<DateTime<Utc>>,
+}
+
+/// A part of a shard's log: the positions after the first one, up to the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Of which shard.
+    pub shard: i16,
+    /// Not this one.
+    pub after: i64,
+    /// This one included.
+    pub upto: i64,
+}
+
+/// A kind of aggregate, as in `aggregate_type`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AggregateType(String);
+
+/// A type of events, written `aggregate.event`, as in `points_account.checked_in`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EventType {
+    aggregate: AggregateType,
+    event: String,
+}
+
+impl FromStr for AggregateType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = StreamId::AGGREGATE_TYPES.iter().find(|known| **known == text);
+        let all = || StreamId::AGGREGATE_TYPES.join(", ");
+        known
+            .map(|known| Self((*known).to_owned()))
+            .ok_or_else(|| format!("{text:?} is no kind of aggregate; there are {}", all()))
+    }
+}
+
+impl FromStr for EventType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (aggregate, event) = text
+            .split_once('.')
+            .ok_or_else(|| format!("{text:?} is not aggregate.event, as in points_account.spent"))?;
+        let formed = !event.is_empty() && event.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        if !formed {
+            return Err(format!("{event:?} is no name of an event: those are of a-z and _"));
+        }
+        Ok(Self { aggregate: aggregate.parse()?, event: event.to_owned() })
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.aggregate.0, self.event)
+    }
+}
+
+impl TryFrom<String> for AggregateType {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for EventType {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<AggregateType> for String {
+    fn from(aggregate: AggregateType) -> Self {
+        aggregate.0
+    }
+}
+
+impl From<EventType> for String {
+    fn from(event_type: EventType) -> Self {
+        event_type.to_string()
+    }
+}
+
+/// Several of them, with commas between them.
+///
+/// # Errors
+/// What is wrong with the first that is none.
+pub fn list<T: FromStr<Err = String> + Ord>(text: &str) -> Result<BTreeSet<T>, String> {
+    let items: Vec<_> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+    if items.len() > TYPES_MAX {
+        return Err(format!("more than {TYPES_MAX} types"));
+    }
+    items.into_iter().map(str::parse).collect()
+}
+
+impl Filter {
+    /// Whether it lets everything through, so that whatever is missing in a range is missing in the log.
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The events of these ranges that pass, those of one range in order of their positions, in the columns that
+    /// [`super::Exported`] takes. Values are bound; the text is ours.
+    pub fn select(&self, ranges: &[Range]) -> QueryBuilder<'static, Postgres> {
+        let mut query = QueryBuilder::new("SELECT e.* FROM unnest(");
+        query.push_bind(ranges.iter().map(|range| range.shard).collect::<Vec<_>>()).push("::smallint[], ");
+        query.push_bind(ranges.iter().map(|range| range.after).collect::<Vec<_>>()).push("::bigint[], ");
+        query.push_bind(ranges.iter().map(|range| range.upto).collect::<Vec<_>>()).push(
+            "::bigint[]) AS r (shard, after, upto) CROSS JOIN LATERAL (
+             SELECT shard, position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload,
+                    metadata, occurred_at, recorded_at
+             FROM events e WHERE e.shard = r.shard AND e.position > r.after AND e.position <= r.upto",
+        );
+        if !self.types.is_empty() {
+            query.push(" AND e.aggregate_type || '.' || e.event_type = ANY (");
+            query.push_bind(self.types.iter().map(ToString::to_string).collect::<Vec<_>>()).push(")");
+        }
+        if !self.aggregates.is_empty() {
+            query.push(" AND e.aggregate_type = ANY (");
+            query.push_bind(self.aggregates.iter().map(|aggregate| aggregate.0.clone()).collect::<Vec<_>>()).push(")");
+        }
+        if let Some(user) = self.user {
+            owned_by(user, &mut query);
+        }
+        if let Some(from) = self.from {
+            query.push(" AND e.occurred_at >= ").push_bind(from);
+        }
+        if let Some(to) = self.to {
+            query.push(" AND e.occurred_at < ").push_bind(to);
+        }
+        // The limit takes nothing away. It tells the planner to walk along the index instead of sorting.
+        let longest = ranges.iter().map(|range| range.upto - range.after).max().unwrap_or_default();
+        query.push(" ORDER BY e.position LIMIT ").push_bind(longest).push(") e");
+        query
+    }
+}
+
+/// A stream is the user's by its name, or by what its first event says.
+fn owned_by(user: UserId, query: &mut QueryBuilder<'static, Postgres>) {
+    let (mut aggregates, mut places) = (Vec::new(), Vec::new());
+    for stream in StreamId::one_of_each() {
+        match stream.owner() {
+            Owner::Named(_) => {}
+            Owner::InFirstEvent(found) => {
+                for place in found {
+                    aggregates.push(stream.aggregate_type());
+                    places.push(place.join(","));
+                }
+            }
+        }
+    }
+    query.push(" AND (e.aggregate_id = ").push_bind(user.to_string());
+    query.push(" OR e.aggregate_id LIKE ").push_bind(format!("{user}/%"));
+    query.push(" OR EXISTS (SELECT FROM unnest(").push_bind(aggregates).push("::text[], ").push_bind(places);
+    query.push(
+        "::text[]) AS o (aggregate_type, place)
+             JOIN events first ON first.aggregate_type = o.aggregate_type
+             WHERE o.aggregate_type = e.aggregate_type AND first.aggregate_id = e.aggregate_id AND first.sequence = 1
+               AND first.payload #>> string_to_array(o.place, ',') = ",
+    );
+    query.push_bind(user.to_string()).push("))");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_read_back_and_others_are_refused() {
+        let types: BTreeSet<EventType> = list("points_account.spent, like.liked").unwrap();
+        assert_eq!(types.iter().map(ToString::to_string).collect::<Vec<_>>(), ["like.liked", "points_account.spent"]);
+        for bad in ["spent", "points_account.", "points_account.'", "nothing.spent", "points_account.Spent"] {
+            assert!(list::<EventType>(bad).is_err(), "{bad}");
+        }
+        assert!(list::<AggregateType>("points_account,tip").is_ok());
+        assert!(list::<AggregateType>("points").is_err());
+        assert!(list::<AggregateType>(&"tip,".repeat(101)).is_err());
+    }
+
+    #[test]
+    fn what_is_asked_never_becomes_text_of_the_statement() {
+        let filter = Filter {
+            types: list("points_account.spent").unwrap(),
+            aggregates: list("tip").unwrap(),
+            user: Some(UserId(uuid::Uuid::from_u128(7))),
+            from: Some(DateTime::UNIX_EPOCH),
+            to: Some(DateTime::UNIX_EPOCH),
+        };
+        let sql = filter.select(&[Range { shard: 3, after: 7_777, upto: 8_888 }]).into_sql();
+        for value in ["spent", "'tip'", "0000007", "1970", "7777", "8888"] {
+            assert!(!sql.contains(value), "{value} in {sql}");
+        }
+    }
+}

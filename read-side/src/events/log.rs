@@ -1,0 +1,230 @@
+//! Reading the log for export: pages of several shards at once, from the first database that answers.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ::metrics::counter;
+use skyriff_domain::{LogPosition, Position, ShardCount, ShardId};
+use sqlx::{PgConnection, PgPool, postgres::PgRow};
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    cursor::Positions,
+    exported,
+    filter::{Filter, Range},
+};
+use crate::replicas::ReadDatabase;
+
+/// Pages of the log that were read, by `from`: replica, primary.
+const PAGES: &str = "skyriff_event_pages_total";
+/// A database that does not answer within this time is passed over.
+const ANSWER_MAX: Duration = Duration::from_secs(8);
+
+/// The event store, to be read. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct EventLogs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shard_count: ShardCount,
+    databases: Vec<ReadDatabase>,
+    next: AtomicUsize,
+    /// A permit for each stream that may be open.
+    streams: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+/// The log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No database of these shards answers.
+    #[error("no database of the event store answers")]
+    Unavailable,
+    /// Events are missing, and nothing may be skipped.
+    #[error("the log of shard {} has a gap: {} comes after {after}", .found.shard, .found.position)]
+    Gap {
+        /// What was read, or should have been.
+        found: LogPosition,
+        /// What was read before it.
+        after: Position,
+    },
+    /// The database said no, or is gone.
+    #[error("the event log cannot be read")]
+    Database(#[from] sqlx::Error),
+}
+
+/// What was read at once.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    /// In order of their positions.
+    pub(super) rows: BTreeMap<ShardId, Vec<PgRow>>,
+    /// Up to where each shard was read, whether or not anything passed the filter.
+    pub(super) read: Positions,
+    /// The last position that the database has of each shard.
+    pub(super) heads: Positions,
+}
+
+impl EventLogs {
+    /// Read from these, for at most `streams_max` clients at a time, until `stop`.
+    pub fn new(
+        shard_count: ShardCount,
+        databases: Vec<ReadDatabase>,
+        streams_max: usize,
+        stop: CancellationToken,
+    ) -> Self {
+        let streams = Arc::new(Semaphore::new(streams_max));
+        Self(Arc::new(Inner { shard_count, databases, next: AtomicUsize::new(0), streams, stop }))
+    }
+
+    pub(super) fn shard_count(&self) -> ShardCount {
+        self.0.shard_count
+    }
+
+    pub(super) fn streams(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.0.streams)
+    }
+
+    pub(super) fn stop(&self) -> &CancellationToken {
+        &self.0.stop
+    }
+
+    /// The events after these positions, of at most `each` positions of each shard.
+    pub(super) async fn read(&self, filter: &Filter, after: &Positions, each: i64) -> Result<Page, ReadError> {
+        let mut page = Page::default();
+        for database in &self.0.databases {
+            let of_it = after.iter().filter(|(shard, _)| database.shards.contains(shard));
+            let of_it: Positions = of_it.map(|(shard, position)| (*shard, *position)).collect();
+            if !of_it.is_empty() {
+                self.read_database(database, filter, &of_it, each, &mut page).await?;
+            }
+        }
+        Ok(page)
+    }
+
+    async fn read_database(
+        &self,
+        database: &ReadDatabase,
+        filter: &Filter,
+        after: &Positions,
+        each: i64,
+        page: &mut Page,
+    ) -> Result<(), ReadError> {
+        let first = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let count = database.replicas.len();
+        let turns = (0..count).filter_map(|turn| database.replicas.get((first + turn) % count));
+        let pools = turns.map(|pool| (pool, "replica")).chain([(&database.primary, "primary")]);
+        for (pool, from) in pools {
+            match timeout(ANSWER_MAX, read_pool(pool, filter, after, each)).await {
+                Ok(Ok(read)) => {
+                    counter!(PAGES, "from" => from).increment(1);
+                    page.rows.extend(read.rows);
+                    page.read.extend(read.read);
+                    page.heads.extend(read.heads);
+                    return Ok(());
+                }
+                Ok(Err(ReadError::Database(error))) => {
+                    tracing::warn!(from, %error, "an event store's database does not answer; trying the next");
+                }
+                Ok(Err(error @ (ReadError::Unavailable | ReadError::Gap { .. }))) => return Err(error),
+                Err(_) => tracing::warn!(from, "an event store's database takes too long; trying the next"),
+            }
+        }
+        Err(ReadError::Unavailable)
+    }
+}
+
+async fn read_pool(pool: &PgPool, filter: &Filter, after: &Positions, each: i64) -> Result<Page, ReadError> {
+    let mut connection = pool.acquire().await?;
+    // On the same connection, so that the rows are of a database that has come at least this far.
+    let heads = heads(&mut connection).await?;
+    let mut page = Page::default();
+    let mut ranges = Vec::new();
+    for (shard, after) in after {
+        let head = heads.get(shard).copied().unwrap_or_default();
+        page.heads.insert(*shard, head);
+        let upto = Position(after.0.saturating_add(each)).min(head);
+        if upto > *after {
+            let number = i16::try_from(shard.0).unwrap_or(i16::MAX);
+            ranges.push(Range { shard: number, after: after.0, upto: upto.0 });
+            page.read.insert(*shard, upto);
+        }
+    }
+    if ranges.is_empty() {
+        return Ok(page);
+    }
+    for row in filter.select(&ranges).build().fetch_all(&mut *connection).await? {
+        page.rows.entry(exported::at(&row)?.shard).or_default().push(row);
+    }
+    for (shard, upto) in &page.read {
+        let start = after.get(shard).copied().unwrap_or_default();
+        let rows = page.rows.get(shard).map(Vec::as_slice).unwrap_or_default();
+        let mut order = Order::new(filter, *shard, start);
+        for row in rows {
+            order.check(exported::at(row)?)?;
+        }
+        order.end(*upto)?;
+    }
+    Ok(page)
+}
+
+/// For connections that read the log. Told that a range is a guess of a few rows, the planner would collect them page by
+/// page and sort them, on disk when they are many, instead of walking along the index, which has them in order.
+pub const IN_ORDER: [(&str, &str); 2] = [("enable_bitmapscan", "off"), ("enable_sort", "off")];
+
+/// The last position of each shard that the database has.
+///
+/// # Errors
+/// As sqlx's.
+pub async fn heads(connection: &mut PgConnection) -> sqlx::Result<Positions> {
+    let heads: Vec<(i16, i64)> = sqlx::query_as("SELECT shard, position FROM heads").fetch_all(connection).await?;
+    let heads = heads.into_iter();
+    Ok(heads.filter_map(|(shard, head)| Some((ShardId(u16::try_from(shard).ok()?), Position(head)))).collect())
+}
+
+/// Holds what is read of a shard against the log's promise: 1, 2, 3 … When a filter leaves some out, what is left
+/// ascends.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    shard: ShardId,
+    last: Position,
+    whole: bool,
+}
+
+impl Order {
+    /// What follows `after` through this filter.
+    pub fn new(filter: &Filter, shard: ShardId, after: Position) -> Self {
+        Self { shard, last: after, whole: filter.is_everything() }
+    }
+
+    /// The next that was read.
+    ///
+    /// # Errors
+    /// [`ReadError::Gap`].
+    pub fn check(&mut self, found: LogPosition) -> Result<(), ReadError> {
+        let follows = if self.whole { found.position == self.last.next() } else { found.position > self.last };
+        if !follows || found.shard != self.shard {
+            return Err(ReadError::Gap { found, after: self.last });
+        }
+        self.last = found.position;
+        Ok(())
+    }
+
+    /// Nothing more was read, and this position is known to be there.
+    ///
+    /// # Errors
+    /// [`ReadError::Gap`].
+    pub fn end(&self, upto: Position) -> Result<(), ReadError> {
+        if self.whole && self.last != upto {
+            let found = LogPosition { shard: self.shard, position: upto };
+            return Err(ReadError::Gap { found, after: self.last });
+        }
+        Ok(())
+    }
+}
