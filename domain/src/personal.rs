@@ -118,9 +118,8 @@ const fn of_video_job(event: &video_job::Event) -> Members {
             cost: _,
         } => &["output.object", "output.sha256"],
         // A provider's words, which may quote the prompt.
-        AttemptFailed { attempt: _, reason: _, retry_at: _, cost: _ } | Failed { attempt: _, reason: _, cost: _ } => {
-            &["reason"]
-        }
+        AttemptFailed { attempt: _, reason: _, retry_at: _, cost: _ }
+        | Failed { attempt: _, reason: _, retryable: _, cost: _ } => &["reason"],
     }
 }
 
