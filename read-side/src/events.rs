@@ -1,7 +1,7 @@
 //! The events themselves, for those who count and compare: from any position, filtered, resumable, live.
 //!
 //! What is personal is masked ([`exported`]). A stream is read from the event store's replicas where there are some
-//! ([`log`]), in pages, no faster than its client takes it ([`stream`]), and its [`cursor`] goes on where it ended.
+//! ([`log`]), in pages, no faster than its client takes it (`stream`), and its [`cursor`] goes on where it ended.
 
 pub mod cursor;
 pub mod exported;
