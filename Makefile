@@ -1,6 +1,6 @@
 # SkyRiff: `make run` sets up and runs everything on this machine, `make test` sets up and runs every test.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests run test test-api test-kafka broker schemas torture check bench clean
+.PHONY: help setup setup-tests run demo test test-api test-kafka broker schemas torture check bench clean
 
 # Where `make run` keeps its data, and where the setup puts a Postgres when none is installed.
 FOLDER ?= .skyriff
@@ -19,6 +19,10 @@ setup-tests: setup
 run: setup ## Build and run everything on this machine: http://127.0.0.1:8080, Ctrl-C stops it
 	cargo build --release --locked --package skyriff
 	@exec target/release/skyriff dev --folder $(FOLDER)
+
+demo: setup ## One story through the API: a check-in, a video, a like, a tip, a withdrawal, the books
+	cargo build --release --locked --package skyriff
+	@target/release/skyriff demo --folder $(FOLDER)/demo
 
 test: setup-tests ## Run the whole test suite against real Postgres servers and a broker
 	cargo build --package skyriff-postgres --locked
@@ -53,4 +57,4 @@ bench: setup ## Measure commands per second beside the stock path and the limits
 	cargo bench --package skyriff --locked --bench commands
 
 clean: ## Delete the data of `make run`
-	rm -rf $(FOLDER)/kafka $(FOLDER)/payouts $(FOLDER)/objects $(FOLDER)/scratch $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run $(FOLDER)/*.log $(FOLDER)/demo-user $(FOLDER)/token-secret $(FOLDER)/databases.env
+	rm -rf $(FOLDER)/demo $(FOLDER)/kafka $(FOLDER)/payouts $(FOLDER)/objects $(FOLDER)/scratch $(FOLDER)/primary $(FOLDER)/replica $(FOLDER)/run $(FOLDER)/*.log $(FOLDER)/demo-user $(FOLDER)/token-secret $(FOLDER)/databases.env

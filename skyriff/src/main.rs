@@ -6,6 +6,7 @@ mod api;
 mod audit;
 mod background;
 mod config;
+mod demo;
 mod dev;
 mod master_key;
 mod migrate;
@@ -45,6 +46,8 @@ struct Cli {
 enum Command {
     /// Run everything on this machine, with a private Postgres primary and replica: for development and for trying.
     Dev(dev::Arguments),
+    /// Tell one story through the API, from a check-in to a payout, with a system of its own.
+    Demo(demo::Arguments),
     /// Run roles of the backend on databases that exist: command API, query API, projections, relay.
     Serve(serve::Arguments),
     /// Keep the read models up with the log, or with Kafka.
@@ -75,6 +78,7 @@ async fn main() -> ExitCode {
     telemetry::log(&cli.log, cli.log_format);
     let result = match cli.command {
         Command::Dev(arguments) => dev::run(arguments).await,
+        Command::Demo(arguments) => demo::run(arguments).await,
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Project(arguments) => background::run(arguments, serve::Role::Project).await,
         Command::Relay(arguments) => background::run(arguments, serve::Role::Relay).await,

@@ -5,6 +5,7 @@ mod summary;
 mod trace;
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{BufRead, BufReader, Read},
     path::PathBuf,
@@ -44,6 +45,10 @@ pub struct Arguments {
     /// Send many actions in one request.
     #[arg(long)]
     bulk: bool,
+    /// Order the trace's video jobs of this provider; a worker that has it must be running, as `skyriff worker --providers
+    /// noop` is. Without it video jobs are left out.
+    #[arg(long)]
+    videos: Option<String>,
     /// How many requests may be under way at once.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     concurrency: u16,
@@ -82,7 +87,8 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         players.push(tokio::spawn(play_lane(Arc::clone(&client), arguments.bulk, actions)));
     }
     let reading = bar.clone();
-    let read = tokio::task::spawn_blocking(move || read(&reading, file, &lanes)).await?;
+    let videos = arguments.videos.clone();
+    let read = tokio::task::spawn_blocking(move || read(&reading, file, videos.as_deref(), &lanes)).await?;
     let mut summary = Summary::default();
     for player in players {
         summary.add(player.await?);
@@ -106,8 +112,16 @@ enum Turn {
 /// A user's actions are all in one lane, so their order is kept while users run side by side. Where an action is part of
 /// two users' orders, their lanes meet. Every lane comes to its meetings in the order of the trace, so one of them can
 /// always take place.
-fn read(bar: &ProgressBar, file: File, lanes: &[mpsc::Sender<Turn>]) -> Result<trace::Read> {
+///
+/// A work that is heard of for the first time is brought in before it is liked.
+fn read(bar: &ProgressBar, file: File, videos: Option<&str>, lanes: &[mpsc::Sender<Turn>]) -> Result<trace::Read> {
     let mut seen = trace::Read::default();
+    let mut works = HashSet::new();
+    let lane_of = |user: Uuid| anyhow::Ok(usize::try_from(user.as_u128() % u128::try_from(lanes.len())?)?);
+    let give = |lane: usize, turn| {
+        let lane = lanes.get(lane).context("there is a lane for every remainder")?;
+        lane.blocking_send(turn).map_err(|_| anyhow::anyhow!("a lane ended early"))
+    };
     let mut file = BufReader::new(bar.wrap_read(file));
     let gzipped = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
     let text: Box<dyn Read> = if gzipped { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
@@ -118,12 +132,19 @@ fn read(bar: &ProgressBar, file: File, lanes: &[mpsc::Sender<Turn>]) -> Result<t
         }
         seen.lines += 1;
         match line.parse().with_context(|| format!("line {number} is not an action: {line}"))? {
-            Line::Known(action) => {
-                let lane_of = |user: Uuid| anyhow::Ok(usize::try_from(user.as_u128() % u128::try_from(lanes.len())?)?);
-                let give = |lane: usize, turn| {
-                    let lane = lanes.get(lane).context("there is a lane for every remainder")?;
-                    lane.blocking_send(turn).map_err(|_| anyhow::anyhow!("a lane ended early"))
-                };
+            Line::Known { mut action, shown } => {
+                if let Some(shown @ Action::Publish { work, .. }) = shown
+                    && works.insert(work)
+                {
+                    give(lane_of(shown.user())?, Turn::Play(shown))?;
+                }
+                if let Action::VideoJob { provider, .. } = &mut action {
+                    let Some(videos) = videos else {
+                        seen.videos_left_out += 1;
+                        continue;
+                    };
+                    videos.clone_into(provider);
+                }
                 let lane = lane_of(action.user())?;
                 let other = action.other_user().map(lane_of).transpose()?.filter(|other| *other != lane);
                 match other {
@@ -154,7 +175,10 @@ async fn play_lane(client: Arc<Client>, bulk: bool, mut turns: mpsc::Receiver<Tu
             match turn {
                 Turn::Play(action) => {
                     // What follows a tip of this lane's users may need its points, so it ends the request it is in.
-                    let ends = action.other_user().is_some();
+                    let ends = action.other_user().is_some() || !action.goes_in_bulk();
+                    if !action.goes_in_bulk() {
+                        send(&client, bulk, &mut actions, &mut summary).await;
+                    }
                     actions.push(action);
                     if ends {
                         send(&client, bulk, &mut actions, &mut summary).await;
@@ -184,7 +208,7 @@ async fn send(client: &Client, bulk: bool, actions: &mut Vec<Action>, summary: &
     let actions = std::mem::take(actions);
     let sent = match actions.as_slice() {
         [] => return,
-        [action] if !bulk => vec![client.send(action).await],
+        [action] if !bulk || !action.goes_in_bulk() => vec![client.send(action).await],
         actions => client.send_together(actions).await,
     };
     for (action, sent) in actions.iter().zip(sent) {

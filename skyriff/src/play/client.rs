@@ -17,7 +17,10 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Problems by which the rules say no: part of what a trace may meet.
-const REFUSALS: [&str; 5] = ["refused", "out-of-range", "insufficient-points", "already-checked-in", "order-mismatch"];
+const REFUSALS: [&str; 6] =
+    ["refused", "out-of-range", "insufficient-points", "already-checked-in", "order-mismatch", TOO_MANY_IN_FLIGHT];
+/// The problem that time solves.
+const TOO_MANY_IN_FLIGHT: &str = "too-many-in-flight";
 
 /// What came of one action.
 #[derive(Debug)]
@@ -61,9 +64,15 @@ impl Client {
     /// Send the action again, with the same key, for as long as the API cannot take it.
     pub async fn send(&self, action: &Action) -> Sent {
         let mut patience = Patience::new(self.patience);
+        let mut key = action.idempotency_key();
         loop {
             let started = Instant::now();
-            let (reason, retry_after) = match self.attempt(action).await {
+            let (reason, retry_after) = match self.attempt(action, &key).await {
+                // It has room again when one of the user's jobs is over; a refusal stays with its key, so with another.
+                Ok(Attempt::Answered(Outcome::Refused(problem))) if problem == TOO_MANY_IN_FLIGHT => {
+                    key = format!("{} {}", action.idempotency_key(), patience.retries + 1);
+                    (format!("still {problem}; is a worker running that has the provider?"), None)
+                }
                 Ok(Attempt::Answered(outcome)) => return patience.sent(outcome, started),
                 Ok(Attempt::UnderWay(outcome, tip)) => {
                     return self.settled(patience.sent(outcome, started), &tip).await;
@@ -136,8 +145,8 @@ impl Client {
         body["state"].as_str().map(str::to_owned).with_context(|| format!("{status}: {body}"))
     }
 
-    async fn attempt(&self, action: &Action) -> reqwest::Result<Attempt> {
-        let request = self.request(action.method(), &action.path()).header("Idempotency-Key", action.idempotency_key());
+    async fn attempt(&self, action: &Action, key: &str) -> reqwest::Result<Attempt> {
+        let request = self.request(action.method(), &action.path()).header("Idempotency-Key", key);
         let response = request.json(&action.body()).send().await?;
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -149,6 +158,8 @@ impl Client {
             Attempt::NotNow { status, .. } => {
                 Attempt::NotNow { status, retry_after: retry_after.map(Duration::from_secs) }
             }
+            // Nothing that follows waits for a video.
+            Attempt::UnderWay(outcome, _) if matches!(action, Action::VideoJob { .. }) => Attempt::Answered(outcome),
             answered @ (Attempt::Answered(_) | Attempt::UnderWay(..)) => answered,
         })
     }

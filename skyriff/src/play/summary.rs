@@ -27,6 +27,7 @@ pub struct Summary {
     retries: u64,
     lines: u64,
     unsupported: BTreeMap<String, u64>,
+    videos_left_out: u64,
     /// Microseconds to three digits.
     latencies: Histogram<u64>,
 }
@@ -46,6 +47,7 @@ impl Default for Summary {
             retries: 0,
             lines: 0,
             unsupported: BTreeMap::new(),
+            videos_left_out: 0,
             latencies,
         }
     }
@@ -72,6 +74,7 @@ impl Summary {
 
     pub fn count_read(&mut self, read: &Read) {
         self.lines += read.lines;
+        self.videos_left_out += read.videos_left_out;
         for (kind, count) in &read.unsupported {
             *self.unsupported.entry(kind.clone()).or_default() += count;
         }
@@ -84,6 +87,7 @@ impl Summary {
         self.unexpected += other.unexpected;
         self.retries += other.retries;
         self.lines += other.lines;
+        self.videos_left_out += other.videos_left_out;
         for (kind, count) in other.recorded {
             *self.recorded.entry(kind).or_default() += count;
         }
@@ -107,6 +111,12 @@ impl Summary {
         line(self.lines, "lines read");
         for (kind, count) in &self.unsupported {
             line(*count, &format!("not supported yet: {kind}"));
+        }
+        if self.videos_left_out > 0 {
+            line(
+                self.videos_left_out,
+                "left out: video_job (--videos noop orders them, with `skyriff worker --providers noop` running)",
+            );
         }
         line(self.sent, "sent");
         for (kind, count) in &self.recorded {

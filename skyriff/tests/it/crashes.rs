@@ -2,14 +2,17 @@
 
 use std::{
     fs,
+    io::Read,
     net::{Ipv4Addr, TcpListener},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use uuid::Uuid;
 
 use crate::{
     play::{PLAY_MAX, play, summary},
-    support::{Api, Books, Ended, Folder, eventually},
+    support::{Api, Books, Ended, Folder, Process, TRACE, eventually, skyriff},
 };
 
 /// Commands after which the crash comes: well before the trace's 24,268 are through.
@@ -34,10 +37,11 @@ async fn accepted(api: &Api, at_least: f64) {
 async fn all_is_well(folder: &Folder, played: Ended) {
     let counts = summary(&played.well());
     let of = |what: &str| counts.get(what).copied().unwrap_or_default();
-    let kinds = ["check_in", "recharge", "like", "unlike", "tip"].map(|kind| of(&format!("recorded: {kind}")));
+    let kinds =
+        ["check_in", "recharge", "like", "unlike", "tip", "publish"].map(|kind| of(&format!("recorded: {kind}")));
     let replayed = of("replayed: recorded by an earlier request");
     let books = Books::of_trace();
-    assert_eq!(kinds.iter().sum::<u64>() + replayed, 23_988 + books.tips, "{counts:?}");
+    assert_eq!(kinds.iter().sum::<u64>() + replayed, 23_988 + books.tips + books.works(), "{counts:?}");
     books.agree_with(&folder.audit().await);
 }
 
@@ -88,4 +92,62 @@ fn children(of: Pid) -> Vec<Pid> {
             .is_ok_and(|status| status.contains(&parent))
     };
     all.filter_map(Pid::from_raw).filter(is_child).collect()
+}
+
+/// Every video job of the trace that was accepted ends, whoever is killed meanwhile, and nothing stays held.
+#[tokio::test]
+async fn video_jobs_of_a_trace_all_end_although_worker_and_server_are_killed() {
+    let folder = Folder::new();
+    let trace = folder.join("videos.ndjson");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(fs::File::open(TRACE).unwrap()).read_to_string(&mut text).unwrap();
+    let is_about_videos = |line: &&str| ["check_in", "recharge", "video_job"].iter().any(|kind| line.contains(kind));
+    let lines: Vec<_> = text.lines().filter(is_about_videos).take(VIDEO_LINES).collect();
+    let asked = lines.iter().filter(|line| line.contains("video_job")).count();
+    fs::write(&trace, lines.join("\n")).unwrap();
+
+    let listen = format!("127.0.0.1:{}", free_port());
+    let dev = folder.dev_of(folder.spawn_dev_with(&listen, &["--no-worker"])).await;
+    let mut making = noop_worker(&folder, &dev.api.url).await;
+    let arguments = ["play", trace.to_str().unwrap(), "--videos", "noop", "--url", &dev.api.url];
+    let mut command = skyriff(&arguments);
+    command.args(["--folder", &folder.as_str()]);
+    let mut playing = Process::spawn(command);
+    for crash in 1..=2 {
+        accepted(&dev.api, COMMANDS_BEFORE / 2.0 * f64::from(crash)).await;
+        making.signal(Signal::KILL);
+        making.end().await;
+        making = noop_worker(&folder, &dev.api.url).await;
+    }
+    dev.kill().await;
+    assert!(playing.is_running(), "the crash came too late");
+    let dev = folder.dev_of(folder.spawn_dev_with(&listen, &["--no-worker"])).await;
+    let played = playing.end_within(PLAY_MAX).await.well();
+    let counts = summary(&played);
+    let accepted =
+        u64::try_from(asked).unwrap() - counts.get("refused: insufficient-points").copied().unwrap_or_default();
+    assert!(accepted > 0, "{counts:?}");
+
+    let audit = eventually("the end of every job", async || {
+        let audit = folder.audit().await;
+        let of = |kind: &str| audit["by_type"][format!("video_job.{kind}")].as_u64().unwrap_or_default();
+        (of("submitted") == of("succeeded") + of("failed")).then_some(audit)
+    })
+    .await;
+    assert_eq!(audit["by_type"]["video_job.submitted"], accepted, "{counts:?}");
+    assert_eq!((&audit["problems_total"], &audit["ledger_sum"]), (&json!(0), &json!(0)), "{audit:#}");
+    let held = audit["ledger"].as_object().unwrap().iter().filter(|(account, _)| account.starts_with("user:held"));
+    assert!(held.into_iter().all(|(_, points)| *points == 0), "{audit:#}");
+    making.signal(Signal::KILL);
+    dev.interrupt().await.well();
+}
+
+/// Lines of the trace about videos and the points for them.
+const VIDEO_LINES: usize = 4_000;
+
+async fn noop_worker(folder: &Folder, url: &str) -> Process {
+    let token = folder.token("worker", Uuid::new_v4()).await;
+    let mut command = skyriff(&["worker", "--url", url, "--providers", "noop", "--concurrency", "16"]);
+    command.args(["--folder", &folder.as_str()]).env("SKYRIFF_WORKER_TOKEN", token);
+    Process::spawn(command)
 }

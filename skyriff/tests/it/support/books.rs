@@ -153,6 +153,12 @@ impl Books {
         named.filter(|work| seen.insert(*work)).filter(stands).collect()
     }
 
+    /// The works that were ever liked, each of which is brought in when it is first heard of.
+    pub fn works(&self) -> u64 {
+        let works: BTreeSet<_> = self.likes.keys().map(|(_, work)| work).collect();
+        works.len().try_into().unwrap()
+    }
+
     /// What an audit must find after the trace was played once, however often it was interrupted or repeated.
     #[track_caller]
     pub fn agree_with(&self, audit: &Value) {
@@ -164,6 +170,7 @@ impl Books {
             "recharge_order.credited": self.recharges,
             "like.liked": self.liked,
             "like.unliked": self.unliked,
+            "work.published": self.works(),
         });
         // Each tip is six events, wherever its two users live.
         let of_tips = [
@@ -178,7 +185,8 @@ impl Books {
             by_type[of_tip] = self.tips.into();
         }
         assert_eq!(audit["by_type"], by_type);
-        let events = self.check_ins + 2 * self.recharges + self.expirations + self.liked + self.unliked + 6 * self.tips;
+        let events = self.check_ins + 2 * self.recharges + self.expirations + self.liked + self.unliked;
+        let events = events + 6 * self.tips + self.works();
         assert_eq!(audit["events"], events);
         let heads = audit["heads"].as_object().unwrap();
         assert_eq!(heads.len(), 16);

@@ -42,7 +42,7 @@ impl Folder {
         self.spawn_dev_with(listen, &[])
     }
 
-    fn spawn_dev_with(&self, listen: &str, arguments: &[&str]) -> Process {
+    pub fn spawn_dev_with(&self, listen: &str, arguments: &[&str]) -> Process {
         let folder = self.as_str();
         Process::spawn(skyriff(&[&["dev", "--folder", &folder, "--listen", listen], arguments].concat()))
     }
