@@ -37,10 +37,17 @@ CREATE TRIGGER keep_all BEFORE TRUNCATE ON person_keys
 
 -- Destroy a person's key, also one that was never made. Whoever calls it sees to the old versions of the row (VACUUM)
 -- and to the backups. Nobody who serves may.
-CREATE FUNCTION destroy_person_key(person uuid, of_shard smallint) RETURNS void LANGUAGE sql AS $$
+-- In another database than that of the person's shard it does nothing, and says so: a tombstone there would only look
+-- as if the key were gone.
+CREATE FUNCTION destroy_person_key(person uuid, of_shard smallint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM shards s WHERE s.shard = of_shard) THEN
+        RAISE EXCEPTION 'shard % is not in this database, so the key of % is not either', of_shard, person;
+    END IF;
     INSERT INTO person_keys (user_id, shard, destroyed_at) VALUES (person, of_shard, now())
     ON CONFLICT (user_id) DO UPDATE SET master_key_id = NULL, wrapped_key = NULL, destroyed_at = now()
-    WHERE person_keys.destroyed_at IS NULL
+    WHERE person_keys.destroyed_at IS NULL;
+END
 $$;
 
 REVOKE ALL ON FUNCTION keep_tombstones, destroy_person_key FROM PUBLIC;

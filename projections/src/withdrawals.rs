@@ -34,7 +34,7 @@ pub(crate) async fn apply(batch: &Batch, transaction: &mut PgConnection) -> Resu
         let mut rows = load(&ids, transaction).await?;
         for (id, recorded, event) in changed {
             if let Some(ended) = fold(&mut rows, id, recorded, event)? {
-                facts.ended(&ended);
+                facts.ended(&ended, recorded);
             }
         }
         store(&rows.into_values().collect::<Vec<_>>(), transaction).await?;

@@ -219,7 +219,8 @@ fn body(role: Role, row: Row, destination: Option<ShownDestination>) -> Withdraw
         destination,
         reviews_needed: row.reviews_needed,
         approvals,
-        reason: row.reason,
+        // Until a person has looked, why is between us and the provider.
+        reason: row.reason.filter(|_| role != Role::User || row.status != Status::NeedsAttention),
         reference: row.reference,
         requested_at: row.requested_at,
         updated_at: row.updated_at,

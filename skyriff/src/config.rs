@@ -169,6 +169,8 @@ impl WithdrawalArguments {
             currency: self.withdrawal_currency.clone(),
         };
         let reviewed = policy.review_from <= policy.two_reviews_from;
+        let max = policy.points_per_day.min(policy.points_per_month);
+        ensure!(policy.points_min <= max, "--withdrawal-min must not be more than a day's and a month's limit");
         ensure!(reviewed, "--withdrawal-two-reviews-from must not be less than --withdrawal-review-from");
         Ok(policy)
     }

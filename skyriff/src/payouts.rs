@@ -39,9 +39,9 @@ pub struct PayoutArguments {
     #[arg(long, env = "SKYRIFF_PAYOUT_FOLDER")]
     payout_folder: Option<PathBuf>,
     /// What the HTTP provider is called in events and in the address of its callbacks. Never another one's name: payouts
-    /// that have started are only ever asked about under it.
-    #[arg(long, env = "SKYRIFF_PAYOUT_NAME", default_value = "http")]
-    payout_name: Label,
+    /// that have started are only ever asked about under it. So there is no default: who changes the URL has to think of it.
+    #[arg(long, env = "SKYRIFF_PAYOUT_NAME")]
+    payout_name: Option<Label>,
     /// Where the HTTP provider's API is; https, unless it is on this machine.
     #[arg(long, env = "SKYRIFF_PAYOUT_URL")]
     payout_url: Option<Url>,
@@ -105,7 +105,7 @@ impl PayoutArguments {
     /// Whose callbacks are believed.
     pub fn callbacks(&self) -> Result<Option<(Label, Secret)>> {
         let is_http = self.payout_provider == Some(Provider::Http);
-        is_http.then(|| Ok((self.payout_name.clone(), self.secret()?))).transpose()
+        is_http.then(|| Ok((self.name()?, self.secret()?))).transpose()
     }
 
     fn settings(&self) -> Result<Settings> {
@@ -114,14 +114,20 @@ impl PayoutArguments {
         let is_safe = url.scheme() == "https" || (url.scheme() == "http" && is_here);
         ensure!(is_safe, "--payout-url must be https: it is told where people's money goes");
         ensure!(url.query().is_none() && url.fragment().is_none(), "--payout-url has neither query nor fragment");
-        ensure!(self.payout_name.as_str() != "local", "--payout-name is the name of the payment files; take another");
         Ok(Settings {
-            name: self.payout_name.clone(),
+            name: self.name()?,
             url,
             secret: self.secret()?,
             connect_timeout: Duration::from_millis(self.payout_connect_timeout_ms),
             timeout: Duration::from_millis(self.payout_timeout_ms),
         })
+    }
+
+    fn name(&self) -> Result<Label> {
+        let name = self.payout_name.clone();
+        let name = name.context("the HTTP provider needs --payout-name: one that no other provider has had")?;
+        ensure!(!name.as_str().starts_with("local"), "--payout-name is one of the payment files'; take another");
+        Ok(name)
     }
 
     fn secret(&self) -> Result<Secret> {

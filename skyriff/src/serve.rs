@@ -283,7 +283,6 @@ impl Running {
             let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
             Replicas::new(databases.shard_count, databases.to_query(), patience)
         });
-        let close = CancellationToken::new();
         let events = roles.contains(&Role::Query).then(|| {
             let streams_max = usize::from(tuning.event_streams_max);
             EventLogs::new(databases.shard_count, databases.to_stream(), streams_max, close.clone())

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use skyriff_domain::{
-    Bucket, Event, StreamId,
+    Bucket, Event, RecordedEvent, StreamId,
     points_account::{self, Direction},
     withdrawal::Status,
 };
@@ -46,11 +46,7 @@ impl Facts {
             else {
                 continue;
             };
-            let delta = facts.entry(user.0).or_insert_with(|| Delta {
-                shard: i16::try_from(recorded.at.shard.0).unwrap_or(i16::MAX),
-                first_seen_at: recorded.occurred_at,
-                columns: [0; 11],
-            });
+            let delta = facts.entry(user.0).or_insert_with(|| Delta::of(recorded));
             delta.first_seen_at = delta.first_seen_at.min(recorded.occurred_at);
             let (column, points) = income(event);
             delta.add(column, points);
@@ -58,8 +54,8 @@ impl Facts {
         Self(facts)
     }
 
-    /// A withdrawal's end. It moved the points of its owner's account, so there is a delta.
-    pub(super) fn ended(&mut self, Ended { user, status, points }: &Ended) {
+    /// A withdrawal's end. The account's event of the same append may be in the next batch.
+    pub(super) fn ended(&mut self, Ended { user, status, points }: &Ended, recorded: &RecordedEvent) {
         let place = match status {
             Status::Paid => 3,
             Status::Failed => 5,
@@ -67,10 +63,9 @@ impl Facts {
             Status::Cancelled => 9,
             Status::UnderReview | Status::Approved | Status::Paying | Status::NeedsAttention => return,
         };
-        if let Some(delta) = self.0.get_mut(user) {
-            delta.add(place, 1);
-            delta.add(place + 1, *points);
-        }
+        let delta = self.0.entry(*user).or_insert_with(|| Delta::of(recorded));
+        delta.add(place, 1);
+        delta.add(place + 1, *points);
     }
 
     pub(super) async fn store(self, transaction: &mut PgConnection) -> Result<(), ApplyError> {
@@ -132,6 +127,12 @@ impl Facts {
 }
 
 impl Delta {
+    /// Nothing yet, for the owner of what an event is about.
+    fn of(recorded: &RecordedEvent) -> Self {
+        let shard = i16::try_from(recorded.at.shard.0).unwrap_or(i16::MAX);
+        Self { shard, first_seen_at: recorded.occurred_at, columns: [0; 11] }
+    }
+
     fn add(&mut self, column: usize, points: i64) {
         if let Some(column) = self.columns.get_mut(column) {
             *column += points;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, TimeZone, Utc};
 use skyriff_domain::{
-    Bucket, Command, Event, Intent, LogPosition, Points, PointsPolicy, Policy, Position, ShardCount, ShardId, State,
-    StreamId, Streams, UserId,
+    Bucket, Command, Event, Intent, LogPosition, Points, PointsPolicy, Policy, Position, RecordedEvent, ShardCount,
+    ShardId, State, StreamId, Streams, UserId,
     points::POINTS_MAX,
     points_account::{Action, PointsAccount},
     shard_of,
@@ -38,6 +38,13 @@ impl Log {
         let databases = TestDatabases::create().await;
         let connection = databases.event_store(COMMAND).connect().await.unwrap();
         Self { databases, connection, streams: Folded::default(), heads: BTreeMap::new() }
+    }
+
+    /// All of it, shard by shard.
+    pub(crate) async fn events(&mut self) -> Vec<RecordedEvent> {
+        let after = ShardCount::default().shards().map(|shard| (shard, Position::START)).collect();
+        let read = skyriff_follow::log::read_after(&mut self.connection, &after, 100_000).await.unwrap();
+        read.into_values().flat_map(|shard| shard.events).collect()
     }
 
     pub(crate) async fn owner(&self) -> PgConnection {

@@ -49,6 +49,7 @@ async fn caught_up(log: &Log, reads: &mut PgConnection) {
     let heads = log.heads().clone();
     until("all of the log", async || {
         let seen = checkpoints(reads, Projection::VideoJobs).await;
+        assert!(seen.values().all(|(_, stopped)| stopped.is_none()), "{seen:?}");
         heads.iter().all(|(shard, head)| seen.get(shard).is_some_and(|(position, _)| position == head))
     })
     .await;

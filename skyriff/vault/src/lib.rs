@@ -12,7 +12,8 @@
 //! same thing gives the same bytes, so a retry of a command has the fingerprint of the first attempt. That is what the
 //! SIV mode is for: a nonce that comes twice shows no more than whether two texts are equal.
 //!
-//! Deliberately absent: a cache of keys. A destroyed key is gone with the next look.
+//! Deliberately absent: a cache of keys. A destroyed key is gone with the next look, on a replica as soon as
+//! that has caught up.
 
 pub mod destination;
 pub mod master_keys;

@@ -138,7 +138,7 @@ impl What {
         let (right, action) = match self {
             Self::Tip { to, points, work } => {
                 let command = CommandId::derive(&by.caller.actor(), key);
-                return Ok((Right::Tip, tips::offer(&by.commands, user, command, Offer { to, points, work })));
+                return Ok((Right::Tip, tips::offer(&by.commands, user, command, Offer { to, points, work })?));
             }
             Self::Recharge { order, points } => return Ok((Right::Credit, Intent::Recharge { order, points })),
             Self::Like { work } => return Ok((Right::Like, likes::intent(work, like::Command::Like)?)),

@@ -121,7 +121,10 @@ impl PayoutCallbacks {
                 return ("failed", Err(Problem::new(&Kind::UNAVAILABLE).retry_after_s(2)));
             }
         };
-        // With whom it was started is not asked: whoever has the secret is our provider, under its old name too.
+        // Another provider's payout is none of this one's, whatever it says about it.
+        if found.provider() != Some(provider) {
+            return unknown();
+        }
         let Some(request) = found.request().filter(|request| request.user == user) else { return unknown() };
         let payout = Payout::of(withdrawal, request);
         let (what, says) = match body.of(&payout) {

@@ -363,7 +363,7 @@ fn of_refusal(refusal: &Refusal) -> Problem {
             withdrawal::Refusal::OwnRequest | withdrawal::Refusal::SameReviewer => &Kind::FOUR_EYES,
             withdrawal::Refusal::NotRequested => &Kind::NOT_FOUND,
             withdrawal::Refusal::NotNow { .. } | withdrawal::Refusal::OtherProvider { .. } => &Kind::WITHDRAWAL_STATUS,
-            withdrawal::Refusal::Mismatch => &Kind::REFUSED,
+            withdrawal::Refusal::Mismatch => &Kind::KEY_REUSED,
         },
         Refusal::WithdrawalAllowance(refusal) => match refusal {
             allowance::Refusal::OneIsOpen(_) => &Kind::WITHDRAWAL_OPEN,

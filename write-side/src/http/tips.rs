@@ -75,7 +75,7 @@ enum TipState {
 async fn tip(State(commands): State<Commands>, sender: Sender, Json(body): Json<Tip>) -> Result<Response, Problem> {
     let Tip { to, points, work, from, occurred_at } = body;
     let from = giver(sender.caller(), from)?;
-    let intent = offer(&commands, from, sender.command_id(), Offer { to, points, work });
+    let intent = offer(&commands, from, sender.command_id(), Offer { to, points, work })?;
     let offered = Offered::of(from, &intent);
     let asked = Asked { right: Right::Tip, user: from, said_at: occurred_at, intent };
     let receipt = for_sender(sender.execute(&commands, asked).await?, from);
@@ -107,9 +107,18 @@ pub(super) struct Offer {
 }
 
 /// The tip's id is its command's: so its stream remembers the key for ever, longer than command ids are kept.
-pub(super) fn offer(commands: &Commands, from: UserId, command: CommandId, offer: Offer) -> Intent {
+///
+/// # Errors
+/// [`Kind::OUT_OF_RANGE`] when it goes to one of the ids that stand for nobody: those points would be gone.
+pub(super) fn offer(commands: &Commands, from: UserId, command: CommandId, offer: Offer) -> Result<Intent, Problem> {
     let Offer { to, points, work } = offer;
-    Intent::Tip(Step::Offer { tip: TipId(command.0), to, points, work, beside: is_beside(commands, from, to) })
+    let ids = [Some(to.0), work.map(|work| work.0)];
+    if ids.iter().flatten().any(|id| id.is_nil() || id.is_max()) {
+        let detail = "to and work are neither the nil nor the max UUID (RFC 9562)";
+        return Err(Problem::new(&Kind::OUT_OF_RANGE).detail(detail));
+    }
+    let beside = is_beside(commands, from, to);
+    Ok(Intent::Tip(Step::Offer { tip: TipId(command.0), to, points, work, beside }))
 }
 
 /// A tip that was offered, for the answer.

@@ -21,7 +21,8 @@
 //! ```
 //!
 //! * `status` is `paid` (then `reference` names the payment: 1 to 128 printable ASCII characters without spaces, the same
-//!   for ever), `pending`, or `declined` (then `reason` says why). `paid` and `declined` are final: a payout that is
+//!   for ever), `pending`, or `declined` (then `reason` may say why, in one word of `a-z 0-9 _ . -`; anything
+//!   else is not kept, since it could name the person, and what is recorded stays for ever). `paid` and `declined` are final: a payout that is
 //!   one of them never becomes anything else. A payout that cannot be made, also for what is in the request, is
 //!   `declined`, and not an error.
 //! * **One `id`, one payout.** A second request with a known `id` pays nothing; it is answered with the payout as it is,
@@ -62,8 +63,6 @@ const TRIES_MAX: u32 = 3;
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// The longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 64 * 1_024;
-/// The longest that a provider's own words are kept, in characters.
-const WORDS_MAX: usize = 120;
 
 /// How to reach a provider.
 #[derive(Clone, Debug)]
@@ -157,15 +156,10 @@ impl PayoutBody {
     }
 }
 
-/// The provider's words, as far as a note can hold them.
-fn declined(words: Option<&str>) -> Note {
-    let words: String = words.unwrap_or_default().chars().filter(|char| !char.is_control()).take(WORDS_MAX).collect();
-    let said = if words.is_empty() {
-        "declined by the provider".to_owned()
-    } else {
-        format!("declined by the provider: {words}")
-    };
-    super::note(&said)
+/// The provider's reason when it is a code. Words could name the person, and an event keeps them for ever.
+fn declined(reason: Option<&str>) -> Note {
+    let code = reason.and_then(|reason| reason.parse::<Label>().ok());
+    super::note(&code.map_or("declined by the provider".to_owned(), |code| format!("declined by the provider: {code}")))
 }
 
 /// An answer that came whole.
@@ -357,5 +351,22 @@ impl PayoutProvider for HttpProvider {
             self.count("look_up", said.as_ref().map_or_else(Doubt::name, known));
             said
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_why_it_was_declined_only_a_code_is_kept() {
+        for (said, kept) in [
+            (Some("account_closed"), "declined by the provider: account_closed"),
+            (Some("account 6222021234567890 of Mei Lin is closed"), "declined by the provider"),
+            (Some(""), "declined by the provider"),
+            (None, "declined by the provider"),
+        ] {
+            assert_eq!(declined(said).as_str(), kept);
+        }
     }
 }

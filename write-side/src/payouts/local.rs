@@ -16,15 +16,18 @@
 //! A line is on disk before the payout counts as paid. Files are only ever appended to, under a lock that all processes
 //! of the folder share, after a look at what others have written; a line that a crash cut short was never answered, and
 //! is cut off. So a withdrawal has one line whatever happens. The folder and its files can be read by their owner only.
-//! A file may be moved away when every withdrawal in it is recorded as paid.
+//! A file may be moved away when every withdrawal in it is recorded as paid. The folder has an id of its own (in the file
+//! `lock`), which is part of the provider's name: so a process that has another folder never takes it for this one.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use chrono::{SecondsFormat, Utc};
@@ -32,11 +35,17 @@ use futures::future::BoxFuture;
 use metrics::counter;
 use skyriff_domain::{Label, Reference, WithdrawalId, withdrawal::Money};
 use skyriff_vault::{Destination, destination::Kind};
+use tokio::{sync::Semaphore, time::timeout};
+use uuid::Uuid;
 
 use super::{Doubt, Payout, PayoutProvider, REQUESTS, Said};
 
-/// As in events.
+/// In metrics, and the beginning of what it is called in events.
 pub const NAME: &str = "local";
+/// How long the files of a folder may be locked by others, or take to be read and written, before a payout is left for
+/// later. What comes too late writes nothing.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 const HEADER: &str = "withdrawal,user,amount_minor,currency,written_at,kind,account,name\n";
 const LOCK: &str = "lock";
@@ -46,6 +55,8 @@ const LOCK: &str = "lock";
 pub struct LocalProvider {
     name: Label,
     book: Arc<Mutex<Book>>,
+    /// One at a time: whoever hangs on a disk that does not answer lets the others go on without it.
+    turn: Arc<Semaphore>,
 }
 
 /// What has been written, by this process and others.
@@ -56,8 +67,8 @@ struct Book {
     lock: File,
     /// All of it, for as long as the files are there: some 100 bytes a payout.
     written: HashMap<WithdrawalId, Line>,
-    /// How far each file was read.
-    read: BTreeMap<PathBuf, u64>,
+    /// How far each file was read, and which file it was: another one may come under a name whose file was moved away.
+    read: BTreeMap<PathBuf, (u64, u64)>,
 }
 
 /// What a line says, but for where to.
@@ -74,33 +85,63 @@ impl LocalProvider {
     /// When the folder cannot be used, or a file in it is not ours.
     pub fn open(folder: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(folder.join(LOCK))?;
-        let name = NAME.parse().map_err(|_| io::Error::other("the provider's name is no label"))?;
+        let mut options = OpenOptions::new();
+        let lock = options.create(true).truncate(false).read(true).write(true).mode(0o600).open(folder.join(LOCK))?;
         let mut book = Book { folder: folder.to_owned(), lock, written: HashMap::new(), read: BTreeMap::new() };
-        book.locked(Book::read)?;
-        Ok(Self { name, book: Arc::new(Mutex::new(book)) })
+        let id = book.locked(Instant::now() + WAIT_MAX, |book| {
+            book.read()?;
+            book.id()
+        })?;
+        let name = format!("{NAME}-{id}").parse().map_err(|_| io::Error::other("the folder's id is no label"))?;
+        Ok(Self { name, book: Arc::new(Mutex::new(book)), turn: Arc::new(Semaphore::new(1)) })
     }
 
     async fn with_book<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Book) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Doubt> {
+        let end = Instant::now() + WAIT_MAX;
+        let late = || Doubt::unknown("the payment files take too long");
+        let turn = timeout(WAIT_MAX, Arc::clone(&self.turn).acquire_owned()).await.map_err(|_| late())?;
+        let turn = turn.map_err(Doubt::unknown)?;
         let book = Arc::clone(&self.book);
         let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             // What is known of the files only ever grows, so whoever panicked left nothing half done.
-            book.lock().unwrap_or_else(PoisonError::into_inner).locked(work)
+            book.lock().unwrap_or_else(PoisonError::into_inner).locked(end, work)
         });
-        let done = done.await.map_err(Doubt::unknown)?;
+        let done = timeout(2 * WAIT_MAX, done).await.map_err(|_| late())?.map_err(Doubt::unknown)?;
         done.map_err(|error| Doubt::unknown(format!("the payment file: {error}")))
     }
 }
 
 impl Book {
-    fn locked<T>(&mut self, work: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
-        self.lock.lock()?;
-        let done = work(self);
+    fn locked<T>(&mut self, end: Instant, work: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match self.lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(LOOK_AGAIN),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // Nobody waits for it any more, and a person may have decided meanwhile.
+        let done = if Instant::now() < end { work(self) } else { Err(io::ErrorKind::TimedOut.into()) };
         self.lock.unlock()?;
         done
+    }
+
+    /// What the folder is called, for ever; chosen by whoever is there first.
+    fn id(&mut self) -> io::Result<String> {
+        let mut id = String::new();
+        self.lock.seek(SeekFrom::Start(0))?;
+        self.lock.read_to_string(&mut id)?;
+        if id.is_empty() {
+            id = Uuid::new_v4().simple().to_string();
+            self.lock.write_all(id.as_bytes())?;
+            self.lock.sync_all()?;
+            File::open(&self.folder)?.sync_all()?;
+        }
+        Ok(id)
     }
 
     /// Take in what was written since.
@@ -120,9 +161,10 @@ impl Book {
     }
 
     fn read_file(&mut self, path: &Path) -> io::Result<()> {
-        let from = self.read.get(path).copied().unwrap_or_default();
         let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-        let length = file.metadata()?.len();
+        let (length, inode) = (file.metadata()?.len(), file.metadata()?.ino());
+        let known = self.read.get(path).filter(|(of, _)| *of == inode);
+        let from = known.map_or(0, |(_, read)| *read);
         let strange = |what: &str| Err(io::Error::other(format!("{} {what}", path.display())));
         if length < from {
             return strange("has become shorter; nothing is paid until somebody has looked and started anew");
@@ -155,7 +197,7 @@ impl Book {
                 None => return strange("has a line that is not ours; nothing is paid until somebody has looked"),
             };
         }
-        self.read.insert(path.to_owned(), end);
+        self.read.insert(path.to_owned(), (inode, end));
         Ok(())
     }
 
@@ -184,7 +226,7 @@ impl Book {
             file.set_len(before)?;
             return Err(error);
         }
-        self.read.insert(path, file.metadata()?.len());
+        self.read.insert(path, (file.metadata()?.ino(), file.metadata()?.len()));
         self.written.insert(*withdrawal, Line { user: user.to_string(), money: payout.money.clone() });
         Ok(paid(*withdrawal))
     }

@@ -64,7 +64,7 @@ impl VideoQueue {
 
 /// As many rounds as it takes to get through what is before it, and its own.
 fn estimate(before: i64, in_flight: i64, run_ms: Option<f64>) -> Option<Duration> {
-    let rounds = u32::try_from(before / in_flight.max(1) + 1).ok()?;
+    let rounds = u32::try_from((before / in_flight.max(1)).checked_add(1)?).ok()?;
     let run = Duration::try_from_secs_f64(run_ms? / 1_000.0).ok()?;
     run.checked_mul(rounds)
 }

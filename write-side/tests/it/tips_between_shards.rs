@@ -486,8 +486,10 @@ async fn a_task_that_fails_again_and_again_shows_in_the_metrics() {
     offer(&side.commands, from, far, 10).await.unwrap();
     let gauge = |name: &str| {
         let text = metrics.render();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("{process=\"tips\"} "));
-        line.and_then(|value| value.parse::<f64>().ok())
+        let of_tips = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.contains("process=\"tips\""));
+        // There is one for each database.
+        let values = text.lines().filter(of_tips).filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        values.reduce(|sum, value| sum + value)
     };
     until("the alarm", async || gauge("skyriff_process_stuck_tasks") == Some(1.0)).await;
     assert_eq!(gauge("skyriff_process_tasks"), Some(1.0));
