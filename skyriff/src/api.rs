@@ -20,6 +20,7 @@ use sqlx::PgPool;
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+    openapi::{ContentBuilder, PathItem, Ref, RefOr, Response, ResponseBuilder},
 };
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
@@ -113,7 +114,8 @@ pub fn router(served: Served) -> Router {
     if let Some(events) = served.events {
         routes = routes.merge(skyriff_read_side::event_routes(events));
     }
-    let (routes, openapi) = routes.split_for_parts();
+    let (routes, mut openapi) = routes.split_for_parts();
+    openapi.paths.paths.iter_mut().for_each(|(path, item)| describe_edge(path, item));
     let (metrics, event_store) = (served.metrics, served.event_store);
     let routes = routes
         .merge(SwaggerUi::new("/v1/docs").url("/v1/openapi.json", openapi))
@@ -121,6 +123,25 @@ pub fn router(served: Served) -> Router {
         .route("/health/ready", get(async move || ready(&event_store).await))
         .route("/metrics", get(async move || metrics.render()));
     request::around(routes, served.tokens, served.limits)
+}
+
+/// What the edge and the extractors may answer to any request, where a route does not describe it itself.
+fn describe_edge(path: &str, item: &mut PathItem) {
+    let PathItem { get, put, post, delete, .. } = item;
+    for operation in [get, put, post, delete].into_iter().flatten() {
+        let always = ["400", "401", "403", "500", "503", "504"].as_slice();
+        let of_body = if operation.request_body.is_some() { ["413", "415", "422"].as_slice() } else { &[] };
+        let of_path = if path.contains('{') { ["404"].as_slice() } else { &[] };
+        for status in always.iter().chain(of_body).chain(of_path) {
+            let responses = &mut operation.responses.responses;
+            responses.entry((*status).to_owned()).or_insert_with(|| RefOr::T(problem()));
+        }
+    }
+}
+
+fn problem() -> Response {
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    ResponseBuilder::new().description("As its `type` explains").content("application/problem+json", content).build()
 }
 
 /// Whether the event store can be reached; load balancers ask.

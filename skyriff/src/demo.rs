@@ -169,7 +169,7 @@ async fn tell(system: &System) -> Result<()> {
     let made = mei.sees(&of_job, |job| job["state"] == "succeeded" || job["state"] == "failed").await?;
     ensure!(made["state"] == "succeeded", "the video was not made: {made}");
     mei.does("looks at it", get.clone(), &of_job, None).await?;
-    let link = mei.does("asks for the video itself", get.clone(), &format!("{of_job}/output"), None).await?;
+    mei.does("asks for the video itself", get.clone(), &format!("{of_job}/output"), None).await?;
     let show = json!({ "title": "Lighthouse at dawn", "visibility": "public" });
     mei.does("shows it", Method::PUT, &format!("/v1/works/{job}"), Some(show)).await?;
 
@@ -207,9 +207,8 @@ async fn tell(system: &System) -> Result<()> {
             text("event_type")
         );
     }
-    println!("\nThe video, good for a while:  {}", link["url"].as_str().unwrap_or_default());
-    println!("The video, as a file:         {}", newest_video(&system.folder)?.display());
-    println!("The payment file:             {}", system.folder.join("payouts").display());
+    println!("\nThe video:        {}", newest_video(&system.folder)?.display());
+    println!("The payment file: {}", system.folder.join("payouts").display());
     Ok(())
 }
 
