@@ -74,7 +74,7 @@ struct Row {
 
 /// A user's points by bucket, with what is held and what expires soon.
 #[utoipa::path(get, path = "/v1/users/{user}/balance", tag = "points",
-    params(("user" = UserId, Path), ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+    params(("user" = UserId, Path), ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = Balance, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

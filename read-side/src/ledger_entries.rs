@@ -104,7 +104,7 @@ struct Row {
 
 /// What moved a user's points, newest first, in pages.
 #[utoipa::path(get, path = "/v1/users/{user}/ledger-entries", tag = "points",
-    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = LedgerEntries, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

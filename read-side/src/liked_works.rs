@@ -80,7 +80,7 @@ fn latest() -> DateTime<Utc> {
 
 /// What a user likes, newest first, in pages.
 #[utoipa::path(get, path = "/v1/users/{user}/liked-works", tag = "likes",
-    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = LikedWorks, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

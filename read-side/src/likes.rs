@@ -61,7 +61,7 @@ struct OfWork {
 
 /// Which of up to a hundred works a user likes.
 #[utoipa::path(get, path = "/v1/users/{user}/likes", tag = "likes",
-    params(("user" = UserId, Path), Asked, ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+    params(("user" = UserId, Path), Asked, ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = Likes, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

@@ -139,7 +139,7 @@ fn latest() -> DateTime<Utc> {
 /// Right after it was offered, ask with the `Skyriff-Position` of that answer as `Skyriff-At-Least`. While it is on its way
 /// its state is `offered`, and only its sender sees it.
 #[utoipa::path(get, path = "/v1/users/{user}/tips/{tip}", tag = "tips",
-    params(("user" = UserId, Path), ("tip" = TipId, Path), ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+    params(("user" = UserId, Path), ("tip" = TipId, Path), ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = OneTip, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),
@@ -164,7 +164,7 @@ pub(crate) async fn tip(
 
 /// The tips that a user gave, or those that the user got, newest first, in pages.
 #[utoipa::path(get, path = "/v1/users/{user}/tips", tag = "tips",
-    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = Tips, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

@@ -70,7 +70,7 @@ struct VideoCost {
 
 /// What making videos cost and brought in, by day, provider and kind.
 #[utoipa::path(get, path = "/v1/video-costs", tag = "videos",
-    params(Days, ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+    params(Days, ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = VideoCostsOfDays, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

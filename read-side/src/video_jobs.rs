@@ -137,7 +137,7 @@ struct Row {
 
 /// A user's video jobs, newest first, in pages.
 #[utoipa::path(get, path = "/v1/users/{user}/video-jobs", tag = "videos",
-    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = VideoJobsOfUser, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),
@@ -177,7 +177,7 @@ pub(crate) async fn video_jobs(
 /// One video job.
 #[utoipa::path(get, path = "/v1/users/{user}/video-jobs/{job}", tag = "videos",
     params(("user" = UserId, Path), ("job" = JobId, Path),
-           ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+           ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = VideoJob, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

@@ -65,7 +65,7 @@ impl From<Row> for Work {
 
 /// A work that is shown, with its likes. Unlisted ones are found by whoever knows their id.
 #[utoipa::path(get, path = "/v1/works/{work}", tag = "works",
-    params(("work" = WorkId, Path), ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position, or these, each of its own shard")),
+    params(("work" = WorkId, Path), ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position, or these, each of its own shard")),
     responses((status = 200, body = WorkAndLikes),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

@@ -37,7 +37,7 @@ struct WorkLikes {
 
 /// How many likes a work has, of all users.
 #[utoipa::path(get, path = "/v1/works/{work}/likes", tag = "likes",
-    params(("work" = WorkId, Path), ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position, or these, each of its own shard")),
+    params(("work" = WorkId, Path), ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position, or these, each of its own shard")),
     responses((status = 200, body = WorkLikes, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

@@ -31,7 +31,7 @@ impl Works {
 
 /// The newest works of all users that are public.
 #[utoipa::path(get, path = "/v1/works", tag = "works",
-    params(Page, ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position, or these, each of its own shard")),
+    params(Page, ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position, or these, each of its own shard")),
     responses((status = 200, body = Works),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),
@@ -85,7 +85,7 @@ impl QueryEverywhere for Newest {
 
 /// The works that a user shows, newest first; unlisted ones only to the user.
 #[utoipa::path(get, path = "/v1/users/{user}/works", tag = "works",
-    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = Works),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

@@ -27,7 +27,7 @@ struct WithdrawalsOfUser {
 
 /// A user's withdrawals, newest first, in pages. Where the money goes is shown masked, to owners and reviewers only.
 #[utoipa::path(get, path = "/v1/users/{user}/withdrawals", tag = "withdrawals",
-    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+    params(("user" = UserId, Path), Page, ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = WithdrawalsOfUser, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),
@@ -55,7 +55,7 @@ pub(crate) async fn withdrawals(
 /// One withdrawal.
 #[utoipa::path(get, path = "/v1/users/{user}/withdrawals/{withdrawal}", tag = "withdrawals",
     params(("user" = UserId, Path), ("withdrawal" = WithdrawalId, Path),
-           ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than this position")),
+           ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position")),
     responses((status = 200, body = Withdrawal, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

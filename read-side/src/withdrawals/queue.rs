@@ -55,7 +55,7 @@ struct WithdrawalQueue {
 
 /// The withdrawals that wait for somebody, oldest first, over all users; for reviewers with what is known of each person.
 #[utoipa::path(get, path = "/v1/withdrawals", tag = "withdrawals",
-    params(Which, ("Skyriff-At-Least" = Option<String>, Header, description = "answer no older than these positions")),
+    params(Which, ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than these positions")),
     responses((status = 200, body = WithdrawalQueue, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),

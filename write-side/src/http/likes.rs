@@ -35,7 +35,7 @@ struct Like {
 /// Without an `Idempotency-Key` each request is a command of its own, which is safe to send again: what is asked for is
 /// a state. A key protects from more: a request that arrives again after the like was taken back is answered as the
 /// first time, and does not like anew.
-#[utoipa::path(put, path = "/v1/works/{work}/like", tag = "likes", params(("work" = WorkId, Path), ("Idempotency-Key" = Option<String>, Header)),
+#[utoipa::path(put, path = "/v1/works/{work}/like", tag = "likes", params(("work" = WorkId, Path), ("Idempotency-Key" = Option<String>, Header, pattern = "^[ -~]{1,255}$")),
                request_body(content = Option<Like>), responses(CommandResponses))]
 async fn put(
     State(commands): State<Commands>,
@@ -49,7 +49,7 @@ async fn put(
 /// Take a like back. Where there is none, nothing is recorded, and 200 says so.
 ///
 /// `Idempotency-Key` and the body are as for the like itself.
-#[utoipa::path(delete, path = "/v1/works/{work}/like", tag = "likes", params(("work" = WorkId, Path), ("Idempotency-Key" = Option<String>, Header)),
+#[utoipa::path(delete, path = "/v1/works/{work}/like", tag = "likes", params(("work" = WorkId, Path), ("Idempotency-Key" = Option<String>, Header, pattern = "^[ -~]{1,255}$")),
                request_body(content = Option<Like>), responses(CommandResponses))]
 async fn take_back(
     State(commands): State<Commands>,

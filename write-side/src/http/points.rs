@@ -96,7 +96,7 @@ struct Adjust {
 }
 
 /// Check in: once a UTC day, with a bonus on every seventh day in a row.
-#[utoipa::path(post, path = "/v1/users/{user}/check-ins", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header)),
+#[utoipa::path(post, path = "/v1/users/{user}/check-ins", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body(content = Option<OnlyWhen>), responses(CommandResponses))]
 async fn check_in(
     State(commands): State<Commands>,
@@ -108,7 +108,7 @@ async fn check_in(
 }
 
 /// Points from the platform: promo for tasks, income for a creator's earnings.
-#[utoipa::path(post, path = "/v1/users/{user}/earnings", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header)),
+#[utoipa::path(post, path = "/v1/users/{user}/earnings", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body = Earn, responses(CommandResponses))]
 async fn earn(
     State(commands): State<Commands>,
@@ -122,7 +122,7 @@ async fn earn(
 }
 
 /// Points bought with a payment.
-#[utoipa::path(post, path = "/v1/users/{user}/recharges", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header)),
+#[utoipa::path(post, path = "/v1/users/{user}/recharges", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body = Recharge, responses(CommandResponses))]
 async fn recharge(
     State(commands): State<Commands>,
@@ -135,7 +135,7 @@ async fn recharge(
 }
 
 /// Spend points: promo first (what expires first), then paid, then income.
-#[utoipa::path(post, path = "/v1/users/{user}/spends", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header)),
+#[utoipa::path(post, path = "/v1/users/{user}/spends", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body = Spend, responses(CommandResponses))]
 async fn spend(
     State(commands): State<Commands>,
@@ -150,7 +150,7 @@ async fn spend(
 
 /// Give a spend back, whole or in part, into the buckets that it came from.
 #[utoipa::path(post, path = "/v1/users/{user}/spends/{spend}/refund", tag = "points",
-               params(("user" = UserId, Path), ("spend" = SpendId, Path), ("Idempotency-Key" = String, Header)),
+               params(("user" = UserId, Path), ("spend" = SpendId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body(content = Option<Part>), responses(CommandResponses))]
 async fn refund(
     State(commands): State<Commands>,
@@ -163,7 +163,7 @@ async fn refund(
 }
 
 /// Set points aside.
-#[utoipa::path(post, path = "/v1/users/{user}/holds", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header)),
+#[utoipa::path(post, path = "/v1/users/{user}/holds", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body = Hold, responses(CommandResponses))]
 async fn hold(
     State(commands): State<Commands>,
@@ -178,7 +178,7 @@ async fn hold(
 
 /// Spend a hold, or part of it; the rest stays held.
 #[utoipa::path(post, path = "/v1/users/{user}/holds/{hold}/capture", tag = "points",
-               params(("user" = UserId, Path), ("hold" = HoldId, Path), ("Idempotency-Key" = String, Header)),
+               params(("user" = UserId, Path), ("hold" = HoldId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body(content = Option<Part>), responses(CommandResponses))]
 async fn capture(
     State(commands): State<Commands>,
@@ -192,7 +192,7 @@ async fn capture(
 
 /// Give all that is left of a hold back.
 #[utoipa::path(post, path = "/v1/users/{user}/holds/{hold}/release", tag = "points",
-               params(("user" = UserId, Path), ("hold" = HoldId, Path), ("Idempotency-Key" = String, Header)),
+               params(("user" = UserId, Path), ("hold" = HoldId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body(content = Option<OnlyWhen>), responses(CommandResponses))]
 async fn release(
     State(commands): State<Commands>,
@@ -205,7 +205,7 @@ async fn release(
 }
 
 /// Expire what is due, without waiting for the account's next command.
-#[utoipa::path(post, path = "/v1/users/{user}/expirations", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header)),
+#[utoipa::path(post, path = "/v1/users/{user}/expirations", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body(content = Option<OnlyWhen>), responses(CommandResponses))]
 async fn expire(
     State(commands): State<Commands>,
@@ -217,7 +217,7 @@ async fn expire(
 }
 
 /// Correct an account by hand, with a reason.
-#[utoipa::path(post, path = "/v1/users/{user}/adjustments", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header)),
+#[utoipa::path(post, path = "/v1/users/{user}/adjustments", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body = Adjust, responses(CommandResponses))]
 async fn adjust(
     State(commands): State<Commands>,

@@ -63,7 +63,7 @@ enum TipState {
 ///
 /// When both users live in one shard, the tip is delivered at once: 201. Otherwise it is on its way: 202, and the address in
 /// `Location` says what becomes of it. A tip that the receiver cannot have goes back to the sender.
-#[utoipa::path(post, path = "/v1/tips", tag = "tips", params(("Idempotency-Key" = String, Header)), request_body = Tip,
+#[utoipa::path(post, path = "/v1/tips", tag = "tips", params(("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")), request_body = Tip,
     responses(CommandResponses,
               (status = 200, description = "Delivered or offered before, by a request whose key is forgotten: nothing recorded", body = TipAccepted,
                headers(("Location" = String), ("Skyriff-Position" = String, description = "the head of the sender's shard"))),

@@ -110,7 +110,7 @@ struct SubmittedVideoJob {
 }
 
 /// Order a video or speech: points are held, and the job waits for a worker.
-#[utoipa::path(post, path = "/v1/video-jobs", tag = "videos", params(("Idempotency-Key" = String, Header)),
+#[utoipa::path(post, path = "/v1/video-jobs", tag = "videos", params(("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
     request_body = SubmitVideoJob,
     responses((status = 202, body = SubmittedVideoJob, description = "Taken on, durably. Also the answer to a repeated request, then with `Idempotent-Replayed: true`.",
                headers(("Location" = String, description = "the job"), ("Skyriff-Position" = String), ("Idempotent-Replayed" = bool))),
@@ -232,7 +232,7 @@ fn of_vault(error: &VaultError) -> Problem {
 
 /// Take an order back: whatever is held for it comes back. A job that has been made is paid for.
 #[utoipa::path(post, path = "/v1/users/{user}/video-jobs/{job}/cancel", tag = "videos",
-    params(("user" = UserId, Path), ("job" = JobId, Path), ("Idempotency-Key" = String, Header)),
+    params(("user" = UserId, Path), ("job" = JobId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
     request_body(content = Option<OnlyWhen>), responses(CommandResponses))]
 async fn cancel(
     State(api): State<VideoApi>,

@@ -71,7 +71,7 @@ enum Resolve {
 
 /// Ask for income to be paid out. The points are held until it is over. The withdrawal's id follows from the caller and the
 /// Idempotency-Key, so a retry is the same withdrawal.
-#[utoipa::path(post, path = "/v1/withdrawals", tag = "withdrawals", params(("Idempotency-Key" = String, Header)),
+#[utoipa::path(post, path = "/v1/withdrawals", tag = "withdrawals", params(("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
     request_body = RequestWithdrawal,
     responses(CommandResponses,
               (status = 201, description = "Recorded, durably; the points are held. Location says where the withdrawal can be read",
@@ -94,7 +94,7 @@ async fn request(
 
 /// Take a withdrawal back while it is under review.
 #[utoipa::path(post, path = "/v1/users/{user}/withdrawals/{withdrawal}/cancel", tag = "withdrawals",
-               params(("user" = UserId, Path), ("withdrawal" = WithdrawalId, Path), ("Idempotency-Key" = String, Header)),
+               params(("user" = UserId, Path), ("withdrawal" = WithdrawalId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                responses(CommandResponses, NotFound))]
 async fn cancel(
     State(commands): State<Commands>,
@@ -106,7 +106,7 @@ async fn cancel(
 
 /// Say yes to a withdrawal. Large ones need a second reviewer; nobody reviews their own.
 #[utoipa::path(post, path = "/v1/users/{user}/withdrawals/{withdrawal}/approve", tag = "withdrawals",
-               params(("user" = UserId, Path), ("withdrawal" = WithdrawalId, Path), ("Idempotency-Key" = String, Header)),
+               params(("user" = UserId, Path), ("withdrawal" = WithdrawalId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                responses(CommandResponses, NotFound))]
 async fn approve(
     State(commands): State<Commands>,
@@ -119,7 +119,7 @@ async fn approve(
 
 /// Say no to a withdrawal: the points go back.
 #[utoipa::path(post, path = "/v1/users/{user}/withdrawals/{withdrawal}/reject", tag = "withdrawals",
-               params(("user" = UserId, Path), ("withdrawal" = WithdrawalId, Path), ("Idempotency-Key" = String, Header)),
+               params(("user" = UserId, Path), ("withdrawal" = WithdrawalId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body = Reject, responses(CommandResponses, NotFound))]
 async fn reject(
     State(commands): State<Commands>,
@@ -133,7 +133,7 @@ async fn reject(
 
 /// Say what came of a payout that needs attention. Look it up at the provider first: what is said here is final.
 #[utoipa::path(post, path = "/v1/users/{user}/withdrawals/{withdrawal}/resolve", tag = "withdrawals",
-               params(("user" = UserId, Path), ("withdrawal" = WithdrawalId, Path), ("Idempotency-Key" = String, Header)),
+               params(("user" = UserId, Path), ("withdrawal" = WithdrawalId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
                request_body = Resolve, responses(CommandResponses, NotFound))]
 async fn resolve(
     State(commands): State<Commands>,

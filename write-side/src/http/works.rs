@@ -49,7 +49,7 @@ struct Unpublish {
 /// Show a work: what the job of the same id has made. Again with another title or visibility, that is changed.
 ///
 /// A work has the id of its job, so a job is shown once and nobody can show another's. `Idempotency-Key` is as for likes.
-#[utoipa::path(put, path = "/v1/works/{work}", tag = "works", params(("work" = WorkId, Path), ("Idempotency-Key" = Option<String>, Header)),
+#[utoipa::path(put, path = "/v1/works/{work}", tag = "works", params(("work" = WorkId, Path), ("Idempotency-Key" = Option<String>, Header, pattern = "^[ -~]{1,255}$")),
                request_body = Publish, responses(CommandResponses))]
 async fn publish(
     State(commands): State<Commands>,
@@ -66,7 +66,7 @@ async fn publish(
 }
 
 /// No longer show a work. Its likes stay, and count again when it is shown again.
-#[utoipa::path(delete, path = "/v1/works/{work}", tag = "works", params(("work" = WorkId, Path), ("Idempotency-Key" = Option<String>, Header)),
+#[utoipa::path(delete, path = "/v1/works/{work}", tag = "works", params(("work" = WorkId, Path), ("Idempotency-Key" = Option<String>, Header, pattern = "^[ -~]{1,255}$")),
                request_body(content = Option<Unpublish>), responses(CommandResponses))]
 async fn unpublish(
     State(commands): State<Commands>,

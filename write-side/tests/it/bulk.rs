@@ -101,7 +101,7 @@ async fn a_command_has_the_members_of_its_kind_and_no_others() {
         (common.clone(), 400, "do"),
         (format!(r#""idempotency_key": "a", {earn}: 1"#), 400, "user"),
         (format!(r#"{common}, "do": "like""#), 400, "work"),
-        (format!(r#"{common}, "do": "like", "work": "7""#), 400, "7"),
+        (format!(r#"{common}, "do": "like", "work": "7""#), 400, "UUID"),
         (format!(r#"{common}, "do": "like", "work": "{work}", "creator": "{work}""#), 400, "creator"),
         (format!(r#"{common}, "do": "unlike", "work": "{}""#, Uuid::nil()), 422, "nil"),
         (format!(r#"{another}, "do": "like", "work": "{work}""#), 201, ""),

@@ -50,7 +50,7 @@ async fn a_tip_within_a_shard_is_delivered_at_once_and_shows_nothing_of_the_rece
     let long_ago = json!({ "bucket": "promo", "points": 5, "reason": "task", "occurred_at": "2020-01-01T00:00:00Z" });
     assert_eq!(api.service(&format!("/v1/users/{to}/earnings"), long_ago).await.kind(), (201, ""));
 
-    let asked = json!({ "to": to, "points": 10, "work": Uuid::nil() });
+    let asked = json!({ "to": to, "points": 10, "work": Uuid::from_u128(7) });
     let first = own(&api, from, "k", asked.clone()).await;
     assert_eq!(first.kind(), (201, ""), "{}", first.body);
     let id = CommandId::derive(&format!("user:{from}"), "k");
@@ -66,7 +66,7 @@ async fn a_tip_within_a_shard_is_delivered_at_once_and_shows_nothing_of_the_rece
     ];
     assert_eq!(recorded(&first), shown);
     assert_eq!(first.body["recorded"][0]["event"]["offered"], {
-        json!({ "from": from, "to": to, "points": 10, "share": 3, "work": Uuid::nil() })
+        json!({ "from": from, "to": to, "points": 10, "share": 3, "work": Uuid::from_u128(7) })
     });
     let log = store.log().await;
     assert!(log.iter().any(|logged| logged.event_type == "expired"), "which is what is not shown");
@@ -157,6 +157,7 @@ async fn what_cannot_be_given_is_refused_by_name() {
     for to in [user_of_shard(3), user_of_shard(4)] {
         let table = [
             (json!({ "to": from, "points": 1 }), (422, "out-of-range"), "somebody else"),
+            (json!({ "to": Uuid::nil(), "points": 1 }), (422, "out-of-range"), "nil"),
             (json!({ "to": to, "points": 0 }), (422, "out-of-range"), "1 to 100000"),
             (json!({ "to": to, "points": 100_001 }), (422, "out-of-range"), "1 to 100000"),
             (json!({ "to": to, "points": 11 }), (409, "insufficient-points"), "10 can be given: promo points cannot"),

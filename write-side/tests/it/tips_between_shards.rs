@@ -339,7 +339,7 @@ async fn several_processes_that_take_each_other_s_tasks_repeat_nothing() {
     after.all_have_ended();
     let accepted: BTreeSet<_> = one.union(&other).copied().collect();
     assert_eq!(after.tips.keys().copied().collect::<BTreeSet<_>>(), accepted);
-    assert!(after.tips.values().all(|tip| matches!(tip, tip::Tip::Delivered(_))) && accepted.len() > 200);
+    assert!(after.tips.values().all(|tip| matches!(tip, tip::Tip::Delivered(_))) && accepted.len() > 50);
 
     // Everything again, when every command id is forgotten: the streams remember.
     let mut owner = store.owner().await;
@@ -477,7 +477,7 @@ async fn a_task_that_fails_again_and_again_shows_in_the_metrics() {
     // Everything of this test runs on this thread.
     let _recording = ::metrics::set_default_local_recorder(&recorder);
     let two = TwoHomes::create().await;
-    let side = commands(&two.homes, &Limits { patience: Duration::from_millis(5), ..Limits::default() });
+    let side = commands(&two.homes, &Limits { patience: Duration::from_millis(300), ..Limits::default() });
     let _process = process(&two.homes, &side.commands, &impatient());
     let (from, far) = (user_of_shard(1), user_of_shard(9));
     give(&side.commands, from, 10).await;
