@@ -6,6 +6,8 @@
 //! decision is kept ([`event`]), what it means in the books ([`ledger`]), whose it is ([`owner`]), what of it is a person's
 //! ([`personal`]), and what others need to know of it ([`schema`]).
 
+mod stored;
+
 pub mod id;
 pub mod label;
 pub mod points;

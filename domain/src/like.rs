@@ -12,7 +12,7 @@
 
 use std::convert::Infallible;
 
-use cqrs_es::{Aggregate, DomainEvent, event_sink::EventSink};
+use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 
 /// What is asked of a like.
@@ -82,15 +82,7 @@ impl Event {
     }
 }
 
-impl DomainEvent for Event {
-    fn event_type(&self) -> String {
-        self.name().to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        Self::VERSION.to_owned()
-    }
-}
+crate::stored::stored_by_name!(Event);
 
 impl Aggregate for Like {
     const TYPE: &'static str = "like";

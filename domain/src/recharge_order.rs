@@ -7,7 +7,7 @@
 //! The account itself cannot remember every payment for ever; a stream of its own for each can. It is written in the
 //! same append as the account's credit, and its uniqueness is the database's.
 
-use cqrs_es::{Aggregate, DomainEvent, event_sink::EventSink};
+use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 
 use crate::{Points, UserId};
@@ -90,15 +90,7 @@ impl Event {
     }
 }
 
-impl DomainEvent for Event {
-    fn event_type(&self) -> String {
-        self.name().to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        Self::VERSION.to_owned()
-    }
-}
+crate::stored::stored_by_name!(Event);
 
 impl Aggregate for RechargeOrder {
     const TYPE: &'static str = "recharge_order";

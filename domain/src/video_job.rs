@@ -24,7 +24,7 @@ pub mod slots;
 pub mod steps;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use cqrs_es::{Aggregate, DomainEvent, event_sink::EventSink};
+use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -378,15 +378,7 @@ impl Event {
     }
 }
 
-impl DomainEvent for Event {
-    fn event_type(&self) -> String {
-        self.name().to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        Self::VERSION.to_owned()
-    }
-}
+crate::stored::stored_by_name!(Event);
 
 impl Aggregate for VideoJob {
     const TYPE: &'static str = "video_job";

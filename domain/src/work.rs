@@ -7,7 +7,7 @@
 //!
 //! It lives where its maker does. Works that were made elsewhere are imported: they name no job.
 
-use cqrs_es::{Aggregate, DomainEvent, event_sink::EventSink};
+use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -153,15 +153,7 @@ impl Event {
     }
 }
 
-impl DomainEvent for Event {
-    fn event_type(&self) -> String {
-        self.name().to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        Self::VERSION.to_owned()
-    }
-}
+crate::stored::stored_by_name!(Event);
 
 impl Aggregate for Work {
     const TYPE: &'static str = "work";

@@ -1,7 +1,6 @@
 //! What happened to an account.
 
 use chrono::{DateTime, NaiveDate, Utc};
-use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
 use super::Direction;
@@ -153,15 +152,7 @@ pub enum ReleaseCause {
     Undone,
 }
 
-impl DomainEvent for Event {
-    fn event_type(&self) -> String {
-        self.name().to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        Self::VERSION.to_owned()
-    }
-}
+crate::stored::stored_by_name!(Event);
 
 impl Event {
     /// The version of every variant so far.

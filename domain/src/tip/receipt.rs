@@ -7,7 +7,7 @@
 //! The receiver's account cannot remember every tip for ever; a stream for each can, beyond the time for which command
 //! ids are kept. A no is remembered as well: the sender's points go back on it, so it must never become a yes.
 
-use cqrs_es::{Aggregate, DomainEvent, event_sink::EventSink};
+use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 
 use super::Terms;
@@ -118,15 +118,7 @@ impl Event {
     }
 }
 
-impl DomainEvent for Event {
-    fn event_type(&self) -> String {
-        self.name().to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        Self::VERSION.to_owned()
-    }
-}
+crate::stored::stored_by_name!(Event);
 
 impl Aggregate for TipReceipt {
     const TYPE: &'static str = "tip_receipt";
