@@ -45,7 +45,7 @@ pub struct StorageArguments {
 pub struct LinkArguments {
     #[command(flatten)]
     storage: StorageArguments,
-    /// What stands before links to outputs in a folder, as clients reach this API: https://api.example.org. Nothing: they
+    /// What stands before links to outputs in a folder, as clients reach this API, such as `https://api.example.org`. Nothing: they
     /// stay on the server that they were asked of.
     #[arg(long, env = "SKYRIFF_PUBLIC_URL")]
     public_url: Option<String>,
