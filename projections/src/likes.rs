@@ -1,7 +1,7 @@
 //! Who likes what.
 //!
 //! Table `likes`: the likes that stand, each beside its user. What a batch changes in it is what
-//! [`work_likes`](crate::work_likes) counts, in the same transaction: an event that takes a like back does not say when
+//! [`crate::work_likes`] counts, in the same transaction: an event that takes a like back does not say when
 //! the like was given, and the row that it removes does.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
 //! What has become of each withdrawal, for its owner's list and the reviewers' queue; and what is known of its owner
-//! ([`risk`]).
+//! (`risk`).
 //!
 //! Table `withdrawals`: a row a withdrawal, folded from its events. Table `risk_facts`: see there. Both in one projection,
 //! since how a withdrawal ended is a fact about its owner, and the events say the end without the amount.

@@ -1,6 +1,6 @@
 //! What is liked most these days.
 //!
-//! A like weighs less the older it is, half as much with every day ([`HALF_LIFE_H`]):
+//! A like weighs less the older it is, half as much with every day (`HALF_LIFE_H`):
 //!
 //! ```text
 //! score(work) = Σ over the hours h of the last 14 days  likes(work, h) · 2^(−(H − h) / 24)

@@ -4,7 +4,7 @@
 //! together. Without `Skyriff-At-Least` the first replica that works answers. With it, each replica in turn, and then
 //! the primary, gets a part of a bounded time to become that fresh; after that the client is told to come back.
 //!
-//! What is counted over all users has a part in every read database: [`Replicas::read_everywhere`] asks each in the same
+//! What is counted over all users has a part in every read database: `Replicas::read_everywhere` asks each in the same
 //! way, side by side.
 
 use std::{

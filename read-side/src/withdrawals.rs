@@ -1,4 +1,4 @@
-//! Withdrawals: their owners' ([`own`]), and those that wait for somebody to decide ([`queue`]).
+//! Withdrawals: their owners' (`own`), and those that wait for somebody to decide (`queue`).
 //!
 //! Where a withdrawal goes is stored as it is in its event, sealed. It is opened here for owners and reviewers, to be
 //! shown masked; nobody sees it in the clear. When the keys cannot be reached, everything else is shown.
