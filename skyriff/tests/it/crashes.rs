@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
@@ -98,12 +98,12 @@ fn children(of: Pid) -> Vec<Pid> {
 #[tokio::test]
 async fn video_jobs_of_a_trace_all_end_although_worker_and_server_are_killed() {
     let folder = Folder::new();
-    let trace = folder.join("videos.ndjson");
+    let here = tempfile::tempdir().unwrap();
+    let trace = here.path().join("videos.ndjson");
     let mut text = String::new();
     flate2::read::GzDecoder::new(fs::File::open(TRACE).unwrap()).read_to_string(&mut text).unwrap();
     let is_about_videos = |line: &&str| ["check_in", "recharge", "video_job"].iter().any(|kind| line.contains(kind));
     let lines: Vec<_> = text.lines().filter(is_about_videos).take(VIDEO_LINES).collect();
-    let asked = lines.iter().filter(|line| line.contains("video_job")).count();
     fs::write(&trace, lines.join("\n")).unwrap();
 
     let listen = format!("127.0.0.1:{}", free_port());
@@ -124,17 +124,23 @@ async fn video_jobs_of_a_trace_all_end_although_worker_and_server_are_killed() {
     let dev = folder.dev_of(folder.spawn_dev_with(&listen, &["--no-worker"])).await;
     let played = playing.end_within(PLAY_MAX).await.well();
     let counts = summary(&played);
-    let accepted =
-        u64::try_from(asked).unwrap() - counts.get("refused: insufficient-points").copied().unwrap_or_default();
-    assert!(accepted > 0, "{counts:?}");
+    let of = |what: &str| counts.get(what).copied().unwrap_or_default();
 
     let audit = eventually("the end of every job", async || {
-        let audit = folder.audit().await;
+        // While jobs still end, read models may be ahead of the part of the log that was read.
+        let audited = folder.run(&["audit", "verify", "--json"]).await;
+        let audit: Value = serde_json::from_str(&audited.stdout).ok()?;
         let of = |kind: &str| audit["by_type"][format!("video_job.{kind}")].as_u64().unwrap_or_default();
-        (of("submitted") == of("succeeded") + of("failed")).then_some(audit)
+        let all_ended = of("submitted") == of("succeeded") + of("failed");
+        (all_ended && audit["problems_total"] == 0).then_some(audit)
     })
     .await;
-    assert_eq!(audit["by_type"]["video_job.submitted"], accepted, "{counts:?}");
+    // The trace has some jobs twice, and what was cut off is told as a replay.
+    let submitted = audit["by_type"]["video_job.submitted"].as_u64().unwrap();
+    let recorded = of("recorded: video_job");
+    let replayed = of("replayed: recorded by an earlier request");
+    assert!(recorded > 0 && (recorded..=recorded + replayed).contains(&submitted), "{submitted}: {counts:?}");
+    assert_eq!(of("unexpected"), 0);
     assert_eq!((&audit["problems_total"], &audit["ledger_sum"]), (&json!(0), &json!(0)), "{audit:#}");
     let held = audit["ledger"].as_object().unwrap().iter().filter(|(account, _)| account.starts_with("user:held"));
     assert!(held.into_iter().all(|(_, points)| *points == 0), "{audit:#}");

@@ -191,7 +191,8 @@ impl Books {
         let heads = audit["heads"].as_object().unwrap();
         assert_eq!(heads.len(), 16);
         assert_eq!(heads.values().map(|head| head.as_u64().unwrap()).sum::<u64>(), events);
-        let streams = u64::try_from(self.accounts.len() + self.likes.len()).unwrap() + self.recharges + 2 * self.tips;
+        let streams = u64::try_from(self.accounts.len() + self.likes.len()).unwrap();
+        let streams = streams + self.recharges + 2 * self.tips + self.works();
         assert_eq!(audit["streams"], streams);
         let balances: Vec<_> = self.accounts.keys().map(|user| self.balance(user)).collect();
         let promo = balances.iter().map(|(promo, ..)| promo).sum::<i64>();
