@@ -148,7 +148,7 @@ impl What {
         match random.random_range(0..25) {
             20.. => {
                 let to = self::user(random);
-                let to = if to == user { Uuid::from_u128((user.as_u128() + 1) % u128::from(USERS)) } else { to };
+                let to = if to == user { Uuid::from_u128(user.as_u128() % u128::from(USERS) + 1) } else { to };
                 Self::Tip { to, points }
             }
             0..4 => Self::earn(random, points),
@@ -199,7 +199,7 @@ impl What {
 }
 
 pub fn user(random: &mut StdRng) -> Uuid {
-    Uuid::from_u128(u128::from(random.random_range(0..USERS)))
+    Uuid::from_u128(u128::from(random.random_range(1..=USERS)))
 }
 
 fn is_beside(one: Uuid, other: Uuid) -> bool {

@@ -20,7 +20,7 @@ pub async fn flood(wire: &Wire, node: SocketAddr, name: &str) -> (Vec<Entry>, bo
     let before = wire.overloaded().len();
     let entry = |number: u128, via| {
         let what = What::Earn { bucket: "income", points: 1 };
-        let ask = Ask { key: format!("{name}-{via:?}-{number}"), user: Uuid::from_u128(number % 12), what };
+        let ask = Ask { key: format!("{name}-{via:?}-{number}"), user: Uuid::from_u128(number % 12 + 1), what };
         Entry::new(command_id(&ask.key), ask, via, None, 0)
     };
     let mut sends = Vec::new();
