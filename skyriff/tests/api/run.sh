@@ -23,7 +23,7 @@ if [ ! -x "$tool/bin/schemathesis" ]; then
     mv "$tool.new" "$tool"
 fi
 
-store=$(mktemp -d "${TMPDIR:-/tmp}/skyriff-api-XXXXXX")
+store=$(mktemp -d)
 chmod 755 "$store"
 "$skyriff" dev --folder "$store" --listen 127.0.0.1:0 >"$store/out" 2>"$store/err" &
 server=$!
@@ -34,7 +34,10 @@ stop() {
 trap stop EXIT INT TERM
 
 url=
+waits=0
 while [ -z "$url" ]; do
+    waits=$((waits + 1))
+    [ "$waits" -le 3000 ] || { say "the server is not ready after five minutes"; cat "$store/err" >&2; exit 1; }
     kill -0 "$server" 2>/dev/null || { cat "$store/err" >&2; exit 1; }
     url=$(sed -n 's!.*running at \(http://[0-9.]*:[0-9]*\).*!\1!p' "$store/out")
     [ -n "$url" ] || sleep 0.1
