@@ -35,13 +35,14 @@ const USERS: u64 = 500;
 const LOADS: [(usize, u64); 3] = [(1, 600), (16, 6_000), (64, 6_000)];
 /// Requests at once while orders are made.
 const ORDERS_AT_ONCE: usize = 64;
-/// What every job is said to have made.
+/// What every job is said to have made, and the folder of the storage that it is in: the end of the job's id.
+const FOLDER: &str = "01";
 const OBJECT: &str = "00000000-0000-4000-8000-000000000001.1.mp4";
 
 pub async fn run(server: &Server, report: &mut Report) -> Result<()> {
     store::fresh(server, OURS).await?;
     let storage = tempfile::tempdir()?;
-    let object = storage.path().join(OBJECT);
+    let object = storage.path().join(FOLDER).join(OBJECT);
     std::fs::create_dir_all(object.parent().context("an object is in a folder")?)?;
     std::fs::write(object, b"x")?;
     let address = format!("file://{}", storage.path().display());

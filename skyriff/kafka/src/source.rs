@@ -283,8 +283,8 @@ impl Shared {
         feed.paused
     }
 
-    /// Where to start in the partitions that the group gives us. Blocks; from the beginning when it cannot be found out,
-    /// which is always right.
+    /// Where to start in those of the given partitions that are followed here. Blocks; from the beginning when it cannot
+    /// be found out, which is always right.
     fn starts(
         &self,
         given: &TopicPartitionList,
@@ -295,6 +295,9 @@ impl Shared {
         let mut starts = BTreeMap::new();
         for partition in given.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition) {
             let shard = shard_of_partition(partition);
+            if !self.shards.contains(&shard) {
+                continue;
+            }
             let checkpoint = checkpoints.get(&shard).copied().unwrap_or_default();
             let hint = committed.find_partition(&self.settings.topic, partition);
             let hint = hint.and_then(|found| found.offset().to_raw()).filter(|offset| *offset >= 0);
@@ -458,9 +461,7 @@ impl ConsumerContext for Member {
                 }
                 let mut state = shared.state();
                 for (shard, (_, floor)) in starts {
-                    if shared.shards.contains(&shard) {
-                        state.feeds.insert(shard, Feed { floor, ..Feed::default() });
-                    }
+                    state.feeds.insert(shard, Feed { floor, ..Feed::default() });
                 }
                 self.count(&state);
                 let shards = state.feeds.keys().map(ToString::to_string).collect::<Vec<_>>().join(" ");

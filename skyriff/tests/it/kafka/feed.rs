@@ -14,6 +14,11 @@ use crate::support::{Api, Dev, Folder};
 
 /// Requests at once.
 const AT_ONCE: usize = 16;
+/// Requests at once of a feed that does not end: enough to always have something on its way, and not so many that whatever
+/// is tested beside it has a backlog of minutes.
+const FEED_AT_ONCE: usize = 2;
+/// Events of a feed between two looks at whether it should stop.
+const ROUND: usize = 64;
 
 /// Somebody who gives points.
 pub(super) async fn service(folder: &Folder, dev: &Dev) -> Api {
@@ -27,8 +32,12 @@ fn user(number: usize) -> Uuid {
 
 /// Give points so many times.
 pub(super) async fn give(api: &Api, what: &str, times: usize) {
-    for first in (0..times).step_by(AT_ONCE) {
-        let commands = (first..times.min(first + AT_ONCE)).map(async |number| {
+    give_by(AT_ONCE, api, what, times).await;
+}
+
+async fn give_by(at_once: usize, api: &Api, what: &str, times: usize) {
+    for first in (0..times).step_by(at_once) {
+        let commands = (first..times.min(first + at_once)).map(async |number| {
             let answer = api.earn(user(number), &format!("{what} {number}"), 1).await.unwrap();
             answer.with(StatusCode::CREATED);
         });
@@ -51,8 +60,8 @@ impl Feed {
             async move {
                 while !stop.load(Ordering::Relaxed) {
                     let round = given.load(Ordering::Relaxed);
-                    give(&api, &format!("round {round}"), AT_ONCE * 4).await;
-                    given.fetch_add(AT_ONCE * 4, Ordering::Relaxed);
+                    give_by(FEED_AT_ONCE, &api, &format!("round {round}"), ROUND).await;
+                    given.fetch_add(ROUND, Ordering::Relaxed);
                 }
             }
         });
