@@ -39,6 +39,10 @@ pub enum Intent {
         work: WorkId,
         /// Which.
         command: like::Command,
+        /// Whether the work was shown once and no longer is, as far as is known when the command arrives. Nothing that
+        /// the client says.
+        #[serde(skip)]
+        taken_back: bool,
     },
     /// A step of a tip.
     Tip(tip::Step),
@@ -132,10 +136,13 @@ impl Command {
                     decision.on_account(self.user, Action::Recharge { order: *order, points: *points })?;
                 }
             }
-            Intent::Like { work, command } => {
+            Intent::Like { work, command, taken_back } => {
                 let like = LikeId { user: self.user, work: *work };
-                let events = streams.like(like).decide(*command).into_iter().map(Event::Like);
-                return Ok(events.map(|event| (StreamId::Like(like), event)).collect());
+                let events = streams.like(like).decide(*command);
+                if *command == like::Command::Like && *taken_back && !events.is_empty() {
+                    return Err(work::Refusal::NotPublished.into());
+                }
+                return Ok(events.into_iter().map(|event| (StreamId::Like(like), Event::Like(event))).collect());
             }
             Intent::Tip(step) => step.decide(self.user, &mut decision, policy)?,
             Intent::Withdrawal(step) => step.decide(self.user, &mut decision, policy)?,

@@ -163,6 +163,9 @@ pub enum Refusal {
         /// What the job is.
         state: Status,
     },
+    /// What was made is nothing: it has no length or no size.
+    #[error("what was made is at least a second and a byte")]
+    NothingMade,
     /// It is not in a state in which this can be asked.
     #[error("the job is {state}, and this can no longer be done, or not yet")]
     NotNow {
@@ -298,6 +301,9 @@ impl VideoJob {
                 }
                 if !is_running(*attempt) {
                     return Err(Refusal::StaleAttempt { attempt: *attempt, state: *status });
+                }
+                if output.seconds == 0 || output.bytes == 0 {
+                    return Err(Refusal::NothingMade);
                 }
                 let used = order.price_of(output.seconds);
                 let (output, cost) = (output.clone(), cost.clone());

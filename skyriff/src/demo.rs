@@ -207,27 +207,25 @@ async fn tell(system: &System) -> Result<()> {
             text("event_type")
         );
     }
-    println!("\nThe video:        {}", newest_video(&system.folder)?.display());
+    println!("\nThe video:        {}", video_of(&job, &system.folder)?.display());
     println!("The payment file: {}", system.folder.join("payouts").display());
     Ok(())
 }
 
-/// The output that was stored last.
-fn newest_video(folder: &Path) -> Result<PathBuf> {
+/// The job's output, where it is stored.
+fn video_of(job: &str, folder: &Path) -> Result<PathBuf> {
     let mut folders = vec![folder.join("objects")];
-    let mut newest = None;
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
             let entry = entry?;
-            let (path, about) = (entry.path(), entry.metadata()?);
-            if about.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "mp4") {
-                newest = newest.max(Some((about.modified()?, path)));
+            if entry.metadata()?.is_dir() {
+                folders.push(entry.path());
+            } else if entry.file_name().to_string_lossy().starts_with(job) {
+                return Ok(entry.path());
             }
         }
     }
-    newest.map(|(_, path)| path).context("there is no video")
+    bail!("there is no video of {job}")
 }
 
 fn say(line: &str) {

@@ -12,17 +12,14 @@ use chrono::Utc;
 use clap::Args;
 use futures::future::BoxFuture;
 use serde::Deserialize;
-use skyriff_domain::{
-    JobId, UserId,
-    video_job::{Event, Output},
-};
+use skyriff_domain::{JobId, UserId, WorkId, video_job::Output};
 use skyriff_edge::{Caller, Kind, Path as UrlPath, Problem, Query, Right, Tokens, problem::ProblemBody};
 use skyriff_storage::{Link, LinkKey, Links, ObjectName, ObjectStorage};
 use skyriff_write_side::{
     outputs::{OutputProblem, Outputs},
-    video_queue::{Change, NotWatched, VideoQueue},
+    video_queue::{NotWatched, VideoQueue},
 };
-use utoipa::IntoParams;
+use utoipa::{IntoParams, IntoResponses};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Where outputs are kept, unless told otherwise, in the folder of `dev`.
@@ -83,15 +80,19 @@ impl LinkArguments {
 pub struct Stored(pub ObjectStorage);
 
 impl Outputs for Stored {
-    fn check<'a>(&'a self, object: &'a str, bytes: u64) -> BoxFuture<'a, Result<(), OutputProblem>> {
+    fn check<'a>(&'a self, job: JobId, attempt: u32, output: &'a Output) -> BoxFuture<'a, Result<(), OutputProblem>> {
         Box::pin(async move {
-            let name: ObjectName = object.parse().map_err(|_| OutputProblem::Missing)?;
+            let name: ObjectName = output.object.as_str().parse().map_err(|_| OutputProblem::NotIts)?;
+            if (name.job, name.attempt) != (job, attempt) || output.content_type.as_str() != name.format.content_type()
+            {
+                return Err(OutputProblem::NotIts);
+            }
             let head = self.0.head(&name).await.map_err(|error| {
                 let error = anyhow::Error::from(error);
                 OutputProblem::Unavailable(format!("{error:#}"))
             })?;
             match head.ok_or(OutputProblem::Missing)?.bytes {
-                found if found == bytes => Ok(()),
+                found if found == output.bytes => Ok(()),
                 found => Err(OutputProblem::OtherSize { found }),
             }
         })
@@ -108,7 +109,7 @@ struct Linked {
 pub fn routes(queue: VideoQueue, links: Links) -> OpenApiRouter {
     let objects = skyriff_storage::route::routes(links.clone());
     let linked = Linked { queue, links: Arc::new(links) };
-    OpenApiRouter::new().routes(routes!(output)).with_state(linked).merge(objects)
+    OpenApiRouter::new().routes(routes!(of_job)).routes(routes!(of_work)).with_state(linked).merge(objects)
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -124,43 +125,77 @@ struct How {
 /// For the job's owner. The link itself needs no token, so it can be given to a player; ask again when it has expired.
 #[utoipa::path(get, path = "/v1/users/{user}/video-jobs/{job}/output", tag = "videos",
     params(("user" = UserId, Path), ("job" = JobId, Path), How),
-    responses((status = 200, body = Link), (status = 302, description = "to the output"),
-              (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-              (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-              (status = 404, description = "There is no such job, or it has made nothing so far", body = ProblemBody, content_type = "application/problem+json"),
-              (status = 503, body = ProblemBody, content_type = "application/problem+json", headers(("Retry-After" = u32)))))]
-async fn output(
-    State(Linked { queue, links }): State<Linked>,
+    responses((status = 404, description = "There is no such job, or it has made nothing so far", body = ProblemBody, content_type = "application/problem+json"),
+              LinkResponses))]
+async fn of_job(
+    State(linked): State<Linked>,
     UrlPath((user, job)): UrlPath<(UserId, JobId)>,
-    Query(How { redirect }): Query<How>,
+    Query(how): Query<How>,
     caller: Caller,
 ) -> Result<Response, Problem> {
     caller.may(Right::OrderVideos, user)?;
-    let watched = queue.watch(user, job, 0, 0).await.map_err(|error| match error {
+    let made = linked.queue.made(user, job).await.map_err(problem)?;
+    let made = made.ok_or_else(|| Problem::new(&Kind::NOT_FOUND).detail("the job has made nothing so far"))?;
+    linked.answer(&made, how).await
+}
+
+/// A link to what a work shows, good for a while, also when the work is taken back meanwhile.
+///
+/// For everybody, as long as the work is shown. Of works that were made elsewhere there is nothing here.
+#[utoipa::path(get, path = "/v1/works/{work}/output", tag = "works", params(("work" = WorkId, Path), How),
+    responses((status = 404, description = "There is no such work, or it was made elsewhere", body = ProblemBody, content_type = "application/problem+json"),
+              LinkResponses))]
+async fn of_work(
+    State(linked): State<Linked>,
+    UrlPath(work): UrlPath<WorkId>,
+    Query(how): Query<How>,
+    caller: Caller,
+) -> Result<Response, Problem> {
+    caller.may_at_all(Right::ReadWorks)?;
+    let made = linked.queue.shown(work).await.map_err(problem)?;
+    linked.answer(&made, how).await
+}
+
+/// What both routes answer.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only the description of the API is made of it")]
+enum LinkResponses {
+    #[response(status = 200)]
+    Link(#[to_schema] Link),
+    /// To the output itself.
+    #[response(status = 302)]
+    Found,
+    #[response(status = 401, content_type = "application/problem+json")]
+    NotLoggedIn(#[to_schema] ProblemBody<'static>),
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(#[to_schema] ProblemBody<'static>),
+    #[response(status = 503, content_type = "application/problem+json", headers(("Retry-After" = u32)))]
+    Unavailable(#[to_schema] ProblemBody<'static>),
+}
+
+impl Linked {
+    async fn answer(&self, made: &Output, how: How) -> Result<Response, Problem> {
+        let object = made.object.as_str().parse().map_err(|error| Problem::fault(&error))?;
+        let link = self.links.link(&object, Utc::now()).await.map_err(|error| {
+            tracing::warn!(error = %format!("{:#}", anyhow::Error::from(error)), "no link can be made");
+            Problem::new(&Kind::UNAVAILABLE).retry_after_s(2)
+        })?;
+        // Whoever has the address has the output: it is for the caller alone, and not for longer than it is good.
+        const NOT_KEPT: [(HeaderName, HeaderValue); 1] =
+            [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+        Ok(if how.redirect {
+            let found = [(header::LOCATION, link.url)];
+            (axum::http::StatusCode::FOUND, NOT_KEPT, found).into_response()
+        } else {
+            (NOT_KEPT, axum::Json(link)).into_response()
+        })
+    }
+}
+
+fn problem(error: NotWatched) -> Problem {
+    match error {
         NotWatched::Busy(_) => Problem::new(&Kind::OVERLOADED).retry_after_s(2),
         NotWatched::NotFound => Problem::new(&Kind::NOT_FOUND),
         NotWatched::Unavailable(_) => Problem::new(&Kind::UNAVAILABLE).retry_after_s(2),
-    })?;
-    let made = watched.past.iter().find_map(made);
-    let made = made.ok_or_else(|| Problem::new(&Kind::NOT_FOUND).detail("the job has made nothing so far"))?;
-    let object = made.object.as_str().parse().map_err(|error| Problem::fault(&error))?;
-    let link = links.link(&object, Utc::now()).await.map_err(|error| {
-        tracing::warn!(error = %format!("{:#}", anyhow::Error::from(error)), "no link can be made");
-        Problem::new(&Kind::UNAVAILABLE).retry_after_s(2)
-    })?;
-    // Whoever has the address has the output: it is for the caller alone, and not for longer than it is good.
-    const NOT_KEPT: [(HeaderName, HeaderValue); 1] = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    Ok(if redirect {
-        let found = [(header::LOCATION, link.url)];
-        (axum::http::StatusCode::FOUND, NOT_KEPT, found).into_response()
-    } else {
-        (NOT_KEPT, axum::Json(link)).into_response()
-    })
-}
-
-fn made(change: &Change) -> Option<&Output> {
-    match change {
-        Change::Event { event: Event::Succeeded { output, .. }, .. } => Some(output),
-        Change::Event { .. } | Change::Progress { .. } => None,
     }
 }

@@ -113,7 +113,8 @@ enum Turn {
 /// two users' orders, their lanes meet. Every lane comes to its meetings in the order of the trace, so one of them can
 /// always take place.
 ///
-/// A work that is heard of for the first time is brought in before it is liked.
+/// A work that is heard of for the first time is brought in by its maker's lane; who likes it may be faster, since a work
+/// that nobody has heard of may be liked.
 fn read(bar: &ProgressBar, file: File, videos: Option<&str>, lanes: &[mpsc::Sender<Turn>]) -> Result<trace::Read> {
     let mut seen = trace::Read::default();
     let mut works = HashSet::new();

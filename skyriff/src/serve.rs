@@ -32,6 +32,7 @@ use crate::{
     master_key::{self, MasterKeyArguments},
     outputs::{LinkArguments, Stored},
     payouts::{self, PayoutArguments},
+    storage::Sweeps,
     telemetry,
     token::SecretArguments,
 };
@@ -133,6 +134,9 @@ pub struct Tuning {
     videos: VideoQueueArguments,
     #[command(flatten)]
     pub links: LinkArguments,
+    /// How often outputs older than a day that no job names are deleted, in seconds, by the role process; 0 for never.
+    #[arg(long, env = "SKYRIFF_SWEEP_EVERY_S", default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(0..=366 * 86_400))]
+    sweep_every_s: u32,
     /// For how many hours an idempotency key is remembered at least.
     #[arg(long, env = "SKYRIFF_KEEP_KEYS_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=24 * 366))]
     keep_keys_hours: u32,
@@ -203,6 +207,7 @@ pub struct Running {
     processes: Option<ProcessSide>,
     videos: Option<VideoQueueSide>,
     video_keeper: Option<VideoKeeperSide>,
+    sweeps: Option<Sweeps>,
 }
 
 impl Running {
@@ -268,6 +273,11 @@ impl Running {
             .as_ref()
             .filter(|_| roles.contains(&Role::Process))
             .map(|side| VideoKeeperSide::start(&databases.to_react(), &side.commands, &video_limits));
+        let sweeps_every = Duration::from_secs(u64::from(tuning.sweep_every_s));
+        let sweeps = links
+            .as_ref()
+            .filter(|_| roles.contains(&Role::Process) && !sweeps_every.is_zero())
+            .map(|links| Sweeps::start(databases, links.storage().clone(), sweeps_every));
         let (video_side, videos) = serves_commands
             .zip(master_keys)
             .zip(links.as_ref())
@@ -315,7 +325,18 @@ impl Running {
         });
         let serve = axum::serve(listener, router).with_graceful_shutdown(async move { closed.cancelled().await });
         let http = tokio::spawn(serve.into_future());
-        Ok(Self { address, http, close, commands, projector, processes, relay, videos: video_side, video_keeper })
+        Ok(Self {
+            address,
+            http,
+            close,
+            commands,
+            projector,
+            processes,
+            relay,
+            videos: video_side,
+            video_keeper,
+            sweeps,
+        })
     }
 
     /// Serve until told to stop, then finish what is in hand: requests first, then what they need.
@@ -357,8 +378,15 @@ impl Running {
                     None => std::future::pending().await,
                 }
             };
+            let sweeps = async {
+                match &mut self.sweeps {
+                    Some(sweeps) => sweeps.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => None,
+                reason = sweeps => Some(anyhow!(reason)),
                 reason = relay => Some(anyhow!(reason)),
                 reason = commands => Some(anyhow!(reason)),
                 reason = projector => Some(anyhow!(reason)),
@@ -376,6 +404,9 @@ impl Running {
         self.http.abort();
         if let Some(videos) = self.videos {
             videos.stop().await;
+        }
+        if let Some(sweeps) = self.sweeps {
+            sweeps.stop().await;
         }
         if let Some(keeper) = self.video_keeper {
             keeper.stop().await;

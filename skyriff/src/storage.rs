@@ -1,16 +1,19 @@
-//! `skyriff storage sweep`: delete outputs that no job names.
+//! Deleting outputs that no job names: `skyriff storage sweep`, and now and then beside the processes.
 
-use std::{collections::HashSet, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::HashSet, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use chrono::Utc;
 use clap::{Args, Subcommand};
-use skyriff_postgres::databases::QUERY;
+use metrics::counter;
+use skyriff_postgres::databases::{self, PROCESS, QUERY};
 use skyriff_storage::{
-    ObjectName,
-    sweep::{self, Limits, Swept},
+    ObjectName, ObjectStorage,
+    sweep::{self, Limits, SweepError, Swept},
 };
 use sqlx::{ConnectOptions, PgConnection};
+use tokio::{sync::Mutex, task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{DatabaseArguments, Databases},
@@ -38,17 +41,28 @@ pub struct Sweep {
     older_than_hours: u32,
     /// At most so many are deleted.
     #[arg(long, default_value_t = Limits::default().deletions_max)]
-    deletions_max: u64,
+    deletions_max: usize,
+    /// Delete also when no job names most of them, which looks as if the log were another system's.
+    #[arg(long)]
+    even_most: bool,
 }
 
+/// How long after its start a process sweeps first, so that one that does not live for long does it too.
+const FIRST_AFTER: Duration = Duration::from_secs(600);
+/// Outputs that were deleted since no job names them.
+const SWEPT: &str = "skyriff_storage_swept_total";
+
 pub async fn run(command: Command) -> Result<ExitCode> {
-    let Command::Sweep(Sweep { databases, storage, folder, older_than_hours, deletions_max }) = command;
+    let Command::Sweep(Sweep { databases, storage, folder, older_than_hours, deletions_max, even_most }) = command;
     let (databases, storage) = (databases.databases()?, storage.open(&folder)?);
-    let mut logs = connect(&databases).await?;
     let age_min = Duration::from_secs(u64::from(older_than_hours) * 3_600);
-    let limits = Limits { age_min, deletions_max, ..Limits::default() };
-    let named = async |names: &[ObjectName]| named(&mut logs, names).await;
-    let Swept { seen, deleted, foreign, unfinished } = sweep::sweep(&storage, limits, Utc::now(), named).await?;
+    let limits = Limits { age_min, deletions_max, even_most, ..Limits::default() };
+    let logs = connect(&databases, QUERY).await?;
+    let Swept { seen, deleted, foreign, unfinished } = sweep(&storage, logs, limits).await.map_err(|error| {
+        let is_most = matches!(error, SweepError::Most { .. });
+        let error = anyhow::Error::from(error);
+        if is_most { error.context("nothing was deleted; --even-most deletes them all the same") } else { error }
+    })?;
     println!("{seen} objects in {storage}: {deleted} that no job names and {unfinished} unfinished ones deleted");
     if foreign > 0 {
         println!("{foreign} have names that are not ours, and were left alone");
@@ -56,13 +70,86 @@ pub async fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn connect(databases: &Databases) -> Result<Vec<PgConnection>> {
+/// Sweeps beside the processes, running.
+#[derive(Debug)]
+pub struct Sweeps {
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Sweeps {
+    /// Sweep soon, and then as often as this. Several processes that do so at once do no harm.
+    pub fn start(databases: &Databases, storage: ObjectStorage, every: Duration) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(now_and_then(databases.clone(), storage, every, stop.clone()));
+        Self { task, stop }
+    }
+
+    /// End; a sweep in hand goes on where it was, the next time.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "sweeping the object storage ended badly");
+        }
+    }
+
+    /// Ends when it ended although nobody stopped it: a bug, and the process should end too.
+    pub async fn failed(&mut self) -> String {
+        let ended = (&mut self.task).await;
+        format!("sweeping the object storage ended by itself: {ended:?}")
+    }
+}
+
+async fn now_and_then(databases: Databases, storage: ObjectStorage, every: Duration, stop: CancellationToken) {
+    let mut wait = FIRST_AFTER.min(every);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(wait) => {}
+        }
+        wait = every;
+        let once = async {
+            let logs = connect(&databases, PROCESS).await?;
+            Ok::<_, anyhow::Error>(sweep(&storage, logs, Limits::default()).await?)
+        };
+        let swept = tokio::select! {
+            () = stop.cancelled() => return,
+            swept = once => swept,
+        };
+        match swept {
+            Ok(Swept { seen, deleted, foreign, unfinished }) => {
+                counter!(SWEPT).increment(u64::try_from(deleted).unwrap_or(u64::MAX));
+                tracing::info!(seen, deleted, foreign, unfinished, "outputs that no job names are swept");
+            }
+            Err(error) => tracing::error!(error = format!("{error:#}"), "the object storage is not swept"),
+        }
+    }
+}
+
+/// Every database of the log, each with the shards that it should have: one that is missing would let outputs go that its
+/// jobs name.
+async fn connect(databases: &Databases, role: &str) -> Result<Vec<PgConnection>> {
     let mut logs = Vec::new();
     for place in &databases.event_store {
-        let options = place.primary.clone().username(QUERY).application_name("skyriff storage");
-        logs.push(options.connect().await.context("cannot reach the event store")?);
+        let options = place.primary.clone().username(role).application_name("skyriff storage");
+        let mut log = options.connect().await.context("cannot reach the event store")?;
+        databases::check_shard_count(&mut log, databases.shard_count).await?;
+        logs.push(log);
     }
     Ok(logs)
+}
+
+async fn sweep(
+    storage: &ObjectStorage,
+    logs: Vec<PgConnection>,
+    limits: Limits,
+) -> Result<Swept, SweepError<sqlx::Error>> {
+    let logs = Arc::new(Mutex::new(logs));
+    let ask = |names: Vec<ObjectName>| {
+        let logs = Arc::clone(&logs);
+        async move { named(logs.lock().await.as_mut_slice(), &names).await }
+    };
+    sweep::sweep(storage, limits, Utc::now(), ask).await
 }
 
 /// Which of these the log says are the output of a job. Asks the primaries of the log itself: a read model or a replica

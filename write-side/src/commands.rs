@@ -18,7 +18,10 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::executor::{self, Executor, Item, Pending, Queue, SnapshotWriter};
+use crate::{
+    executor::{self, Executor, Item, Pending, Queue, SnapshotWriter},
+    shown_works::ShownWorks,
+};
 
 /// A command with everything that is fixed when it arrives.
 #[derive(Clone, Debug)]
@@ -203,6 +206,7 @@ pub struct EventDatabase {
 pub struct Commands {
     shard_count: ShardCount,
     queues: Arc<Queues>,
+    works: Arc<ShownWorks>,
     bulk_queue_max: usize,
 }
 
@@ -254,7 +258,9 @@ impl CommandSide {
                 tasks.push(tokio::spawn(executor.run(stop.clone())));
             }
         }
-        let commands = Commands { shard_count, queues: Arc::new(queues), bulk_queue_max: limits.bulk_queue_max() };
+        let works = Arc::new(ShownWorks::new(databases));
+        let commands =
+            Commands { shard_count, queues: Arc::new(queues), works, bulk_queue_max: limits.bulk_queue_max() };
         Self { commands, tasks, stop }
     }
 
@@ -285,7 +291,8 @@ impl Commands {
     ///
     /// # Errors
     /// [`Failure`]; every one but [`Failure::OutcomeUnknown`] means that nothing was recorded.
-    pub async fn execute(&self, submission: Submission) -> Result<Receipt, Failure> {
+    pub async fn execute(&self, mut submission: Submission) -> Result<Receipt, Failure> {
+        self.works.mark(std::slice::from_mut(&mut submission)).await;
         let shard = self.shard_of(submission.command.user);
         let (item, answered) = item(submission);
         let (_, queue) = self.queues.of(shard).ok_or(Failure::Unavailable)?;
@@ -295,7 +302,8 @@ impl Commands {
 
     /// Hand in several commands, each on its own; commands of one user are decided in this order. They wait for room in
     /// the share of each queue that bulk requests may have, which slows whoever sends many at once and nobody else.
-    pub async fn execute_each(&self, submissions: Vec<Submission>) -> Vec<Result<Receipt, Failure>> {
+    pub async fn execute_each(&self, mut submissions: Vec<Submission>) -> Vec<Result<Receipt, Failure>> {
+        self.works.mark(&mut submissions).await;
         let arrived = Instant::now();
         let mut results: Vec<_> = submissions.iter().map(|_| Err(Failure::Unavailable)).collect();
         let mut by_queue = BTreeMap::<_, (_, Vec<_>)>::new();
@@ -324,8 +332,9 @@ impl Commands {
     /// [`NotTogether`] when they cannot be.
     pub async fn execute_together(
         &self,
-        submissions: Vec<Submission>,
+        mut submissions: Vec<Submission>,
     ) -> Result<Vec<Result<Receipt, Failure>>, NotTogether> {
+        self.works.mark(&mut submissions).await;
         // One with the same id would wait for the first one's answer, which waits for it.
         let mut ids = HashSet::new();
         if let Some(twice) = submissions.iter().find(|submission| !ids.insert(submission.id)) {

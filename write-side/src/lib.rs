@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod outputs;
 pub mod payouts;
 pub mod processes;
+mod shown_works;
 pub mod video_queue;
 
 pub use commands::{CommandSide, Commands, Failure, Fingerprint, Receipt, Recorded, Refused, Submission};

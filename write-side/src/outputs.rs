@@ -3,16 +3,20 @@
 use std::fmt;
 
 use futures::future::BoxFuture;
+use skyriff_domain::{JobId, video_job::Output};
 
 /// Where outputs are kept, as far as accepting them needs it.
 pub trait Outputs: Send + Sync + fmt::Debug {
-    /// Whether the object is there, with so many bytes.
-    fn check<'a>(&'a self, object: &'a str, bytes: u64) -> BoxFuture<'a, Result<(), OutputProblem>>;
+    /// Whether the object is this attempt's of this job, and there as it is described.
+    fn check<'a>(&'a self, job: JobId, attempt: u32, output: &'a Output) -> BoxFuture<'a, Result<(), OutputProblem>>;
 }
 
 /// Why an output is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OutputProblem {
+    /// It is another attempt's or another job's, or no object that a worker makes, or of another type.
+    #[error("this attempt of this job does not make such an object")]
+    NotIts,
     /// It is not there.
     #[error("there is no such object")]
     Missing,
@@ -32,7 +36,7 @@ pub enum OutputProblem {
 pub struct Unchecked;
 
 impl Outputs for Unchecked {
-    fn check<'a>(&'a self, _: &'a str, _: u64) -> BoxFuture<'a, Result<(), OutputProblem>> {
+    fn check<'a>(&'a self, _: JobId, _: u32, _: &'a Output) -> BoxFuture<'a, Result<(), OutputProblem>> {
         Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -21,6 +21,7 @@
 mod dispatcher;
 mod heartbeats;
 mod keeper;
+mod made;
 mod outlook;
 mod sweeper;
 mod watch;

@@ -223,7 +223,10 @@ fn an_order_is_priced_when_it_is_submitted_and_is_the_same_again_whatever_it_cos
 fn attempts_are_numbered_and_what_was_used_is_never_more_than_was_ordered() {
     check([submitted()], lease(), Ok(vec![leased(1)]));
     check([submitted(), leased(1), attempt_failed(1, at(5))], lease(), Ok(vec![leased(2)]));
-    for (seconds, used) in [(0, 0), (1, 5), (8, 40), (9, 40), (u32::MAX, 40)] {
+    check([submitted(), leased(1)], complete(1, 0), Err(Refusal::NothingMade));
+    let nothing = Action::Complete { attempt: 1, output: Output { bytes: 0, ..output(8) }, cost: cost(7) };
+    check([submitted(), leased(1)], nothing, Err(Refusal::NothingMade));
+    for (seconds, used) in [(1, 5), (8, 40), (9, 40), (u32::MAX, 40)] {
         check([submitted(), leased(1)], complete(1, seconds), Ok(vec![succeeded(1, seconds, used)]));
     }
     let stale = |attempt, state| Err(Refusal::StaleAttempt { attempt, state });
@@ -443,7 +446,7 @@ proptest! {
                     waits
                 }
                 (Some(paper), Move::Complete { attempt, seconds }) => {
-                    if paper.running == Some(attempt) {
+                    if paper.running == Some(attempt) && seconds > 0 {
                         let paid = i64::from(seconds.min(paper.seconds)) * 5;
                         balance += i64::from(paper.seconds) * 5 - paid;
                         (paper.running, paper.over, paper.made) = (None, Some(paid), Some((attempt, seconds)));

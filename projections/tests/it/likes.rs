@@ -24,12 +24,12 @@ type Hours = BTreeMap<(DateTime<Utc>, Uuid), i64>;
 
 impl Likes {
     async fn like(&mut self, log: &mut Log, user: UserId, work: WorkId, at: DateTime<Utc>) {
-        log.append(user, at, Intent::Like { work, command: like::Command::Like }).await;
+        log.append(user, at, Intent::Like { work, command: like::Command::Like, taken_back: false }).await;
         self.0.insert((user, work), at);
     }
 
     async fn unlike(&mut self, log: &mut Log, user: UserId, work: WorkId, at: DateTime<Utc>) {
-        log.append(user, at, Intent::Like { work, command: like::Command::Unlike }).await;
+        log.append(user, at, Intent::Like { work, command: like::Command::Unlike, taken_back: false }).await;
         self.0.remove(&(user, work));
     }
 

@@ -2,6 +2,7 @@
 //! `FOR UPDATE SKIP LOCKED`.
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use chrono::{TimeDelta, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::{Client, StatusCode};
@@ -35,16 +36,13 @@ const USERS: u64 = 500;
 const LOADS: [(usize, u64); 3] = [(1, 600), (16, 6_000), (64, 6_000)];
 /// Requests at once while orders are made.
 const ORDERS_AT_ONCE: usize = 64;
-/// What every job is said to have made, and the folder of the storage that it is in: the end of the job's id.
-const FOLDER: &str = "01";
-const OBJECT: &str = "00000000-0000-4000-8000-000000000001.1.mp4";
 
 pub async fn run(server: &Server, report: &mut Report) -> Result<()> {
     store::fresh(server, OURS).await?;
     let storage = tempfile::tempdir()?;
-    let object = storage.path().join(FOLDER).join(OBJECT);
-    std::fs::create_dir_all(object.parent().context("an object is in a folder")?)?;
-    std::fs::write(object, b"x")?;
+    for folder in 0..=u8::MAX {
+        std::fs::create_dir_all(storage.path().join(format!("{folder:02x}")))?;
+    }
     let address = format!("file://{}", storage.path().display());
     // Where outputs are is told by the environment; a server that does not look for them does not mind.
     let arguments = ["--roles", "process", "--video-in-flight-max", "1000000"];
@@ -63,7 +61,7 @@ pub async fn run(server: &Server, report: &mut Report) -> Result<()> {
     for (workers, jobs) in LOADS {
         eprintln!("· jobs: {workers} workers");
         order(&http, &served, jobs).await?;
-        report.add(ours(&http, &served, workers, jobs).await?);
+        report.add(ours(&http, &served, storage.path(), workers, jobs).await?);
         report.add(plain(server, workers, jobs).await?);
     }
     served.stop().await
@@ -83,7 +81,7 @@ async fn order(http: &Client, served: &Served, jobs: u64) -> Result<()> {
     orders.buffer_unordered(ORDERS_AT_ONCE).try_collect().await
 }
 
-async fn ours(http: &Client, served: &Served, workers: usize, jobs: u64) -> Result<Figure> {
+async fn ours(http: &Client, served: &Served, storage: &Path, workers: usize, jobs: u64) -> Result<Figure> {
     let left = Arc::new(AtomicU64::new(jobs));
     let caller = Caller { role: Role::Worker, id: Uuid::nil() };
     let token = Tokens::new(SECRET.as_bytes())?.mint(&caller, Utc::now(), TimeDelta::hours(2))?;
@@ -91,6 +89,7 @@ async fn ours(http: &Client, served: &Served, workers: usize, jobs: u64) -> Resu
     let started = Instant::now();
     for worker in 0..workers {
         let (http, url, token, left) = (http.clone(), served.url.clone(), token.clone(), Arc::clone(&left));
+        let storage = storage.to_owned();
         running.spawn(async move {
             let mut took = Vec::new();
             let ask = json!({"worker": format!("w-{worker}"), "kinds": ["text_to_speech"], "providers": ["noop"],
@@ -101,14 +100,17 @@ async fn ours(http: &Client, served: &Served, workers: usize, jobs: u64) -> Resu
                 let answer: Value = answer.error_for_status()?.json().await?;
                 for leased in answer["jobs"].as_array().into_iter().flatten() {
                     let text = |name: &str| leased[name].as_str().unwrap_or_default().to_owned();
+                    let object = format!("{}.{}.noop", text("job"), leased["attempt"]);
+                    let folder = text("job").split_off(text("job").len().saturating_sub(2));
+                    std::fs::write(storage.join(folder).join(&object), b"x")?;
                     let path = format!(
                         "{url}/v1/worker/jobs/{}/{}/attempts/{}/complete",
                         text("user"),
                         text("job"),
                         leased["attempt"]
                     );
-                    let output = json!({"object": OBJECT, "seconds": 1, "bytes": 1, "sha256": "0".repeat(64),
-                                        "content_type": "audio/mp4"});
+                    let output = json!({"object": object, "seconds": 1, "bytes": 1, "sha256": "0".repeat(64),
+                                        "content_type": "application/octet-stream"});
                     let done = http.post(path).bearer_auth(&token).json(&json!({ "output": output })).send().await?;
                     done.error_for_status()?;
                     left.fetch_sub(1, Ordering::Relaxed);

@@ -42,6 +42,8 @@ pub(crate) fn warn(error: &KafkaError, reason: &str) {
         Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::OperationTimedOut) => {
             tracing::debug!(%error, reason, "a Kafka broker is not reached");
         }
+        // No error: whoever asks for it waits for it.
+        Some(RDKafkaErrorCode::PartitionEOF) => {}
         Some(RDKafkaErrorCode::AllBrokersDown) => tracing::warn!("no Kafka broker is reached; trying again"),
         _ => tracing::warn!(%error, reason, "Kafka"),
     }

@@ -27,8 +27,12 @@ pub(crate) struct Probe {
 impl Probe {
     pub(crate) fn new(settings: &Settings) -> KafkaResult<Self> {
         let mut config = settings.consumer(GROUP);
-        // One message is all that a look takes.
-        config.set("fetch.wait.max.ms", "10").set("queued.min.messages", "1").set("fetch.message.max.bytes", "65536");
+        // One message is all that a look takes, and it has to know when there is none.
+        config
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "10")
+            .set("queued.min.messages", "1")
+            .set("fetch.message.max.bytes", "65536");
         Ok(Self { consumer: config.create_with_context(Logged)?, topic: settings.topic.clone() })
     }
 

@@ -62,8 +62,7 @@ impl Settings {
             .set("group.id", group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "earliest")
-            .set("enable.partition.eof", "true");
+            .set("auto.offset.reset", "earliest");
         config
     }
 }

@@ -355,7 +355,7 @@ fn consume(shared: &Arc<Shared>) -> KafkaResult<()> {
                 }
                 shared.more.notify_one();
             }
-            Some(Err(KafkaError::PartitionEOF(_))) | None => {}
+            None => {}
             Some(Err(error)) => {
                 if let Some((code, why)) = consumer.client().fatal_error() {
                     tracing::error!(%code, why, "a consumer cannot go on");

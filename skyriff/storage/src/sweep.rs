@@ -20,12 +20,17 @@ pub struct Limits {
     /// How many names are asked about at once.
     pub batch: usize,
     /// How many objects one sweep deletes at most; the next one goes on.
-    pub deletions_max: u64,
+    pub deletions_max: usize,
+    /// Delete also when no job names most of them. That is how it looks from another system's log, or an empty one.
+    pub even_most: bool,
 }
+
+/// Fewer than so many are never most of them.
+const MOST_MIN: usize = 20;
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { age_min: Duration::from_secs(24 * 3_600), batch: 500, deletions_max: 100_000 }
+        Self { age_min: Duration::from_secs(24 * 3_600), batch: 500, deletions_max: 100_000, even_most: false }
     }
 }
 
@@ -35,7 +40,7 @@ pub struct Swept {
     /// Objects that were looked at.
     pub seen: u64,
     /// Objects that were deleted.
-    pub deleted: u64,
+    pub deleted: usize,
     /// Objects whose names are not ours, which were left alone.
     pub foreign: u64,
     /// Unfinished files that were deleted.
@@ -48,6 +53,14 @@ pub enum SweepError<E> {
     /// The storage failed.
     #[error("the sweep cannot use the object storage")]
     Storage(#[from] StorageError),
+    /// Rather the wrong log than so many orphans; nothing was deleted.
+    #[error("no job names {orphans} of {old} old objects: is this the log that they belong to?")]
+    Most {
+        /// What no job names.
+        orphans: usize,
+        /// How many are old enough.
+        old: usize,
+    },
     /// Nobody could say which objects are named; none of them was deleted.
     #[error("cannot find out which objects jobs name")]
     Named(#[source] E),
@@ -57,40 +70,45 @@ pub enum SweepError<E> {
 ///
 /// # Errors
 /// [`SweepError`]. What was deleted before is deleted; nothing was that is named.
-pub async fn sweep<E>(
+pub async fn sweep<E, F: Future<Output = Result<HashSet<ObjectName>, E>>>(
     storage: &ObjectStorage,
     limits: Limits,
     now: DateTime<Utc>,
-    mut named: impl AsyncFnMut(&[ObjectName]) -> Result<HashSet<ObjectName>, E>,
+    mut named: impl FnMut(Vec<ObjectName>) -> F,
 ) -> Result<Swept, SweepError<E>> {
     let mut swept = Swept::default();
     let old = |put_at: DateTime<Utc>| (now - put_at).to_std().is_ok_and(|age| age >= limits.age_min);
     let mut objects = storage.list();
     let mut batch = Vec::with_capacity(limits.batch.max(1));
+    let (mut orphans, mut seen_old) = (Vec::new(), 0);
     loop {
         let next = objects.try_next().await?;
         let is_last = next.is_none();
         if let Some(object) = next {
             swept.seen += 1;
             match object.name {
-                Some(name) if old(object.put_at) => batch.push(name),
+                Some(name) if old(object.put_at) => {
+                    batch.push(name);
+                    seen_old += 1;
+                }
                 Some(_) => {}
                 None => swept.foreign += 1,
             }
         }
         if batch.len() >= limits.batch.max(1) || (is_last && !batch.is_empty()) {
-            let keep = named(&batch).await.map_err(SweepError::Named)?;
-            for orphan in batch.drain(..).filter(|name| !keep.contains(name)) {
-                if swept.deleted >= limits.deletions_max {
-                    return Ok(swept);
-                }
-                storage.delete(&orphan).await?;
-                swept.deleted += 1;
-            }
+            let keep = named(batch.clone()).await.map_err(SweepError::Named)?;
+            orphans.extend(batch.drain(..).filter(|name| !keep.contains(name)));
         }
-        if is_last {
+        if is_last || orphans.len() >= limits.deletions_max {
             break;
         }
+    }
+    if orphans.len() >= MOST_MIN && orphans.len() * 2 > seen_old && !limits.even_most {
+        return Err(SweepError::Most { orphans: orphans.len(), old: seen_old });
+    }
+    for orphan in orphans.into_iter().take(limits.deletions_max) {
+        storage.delete(&orphan).await?;
+        swept.deleted += 1;
     }
     if let Some(folder) = storage.as_folder() {
         swept.unfinished = sweep_unfinished(folder, old).await?;

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -21,21 +22,23 @@ use crate::support::{Answer, Api, Folder, LIMIT, Process, eventually, skyriff};
 
 /// Only the workers here have it.
 const PROVIDER: &str = "test";
-/// What they say they have made, and where it is then.
-const OBJECT: &str = "00000000-0000-4000-8000-000000000001.1.mp4";
 
-fn put_output(folder: &Folder) {
-    let file = folder.join("objects/01").join(OBJECT);
+/// What a worker makes in an attempt, put where outputs are kept.
+fn put_output(objects: &Path, leased: &Value) -> String {
+    let job = leased["job"].as_str().unwrap();
+    let object = format!("{job}.{}.m4a", leased["attempt"]);
+    let file = objects.join(&job[job.len() - 2..]).join(&object);
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(file, [0; 100]).unwrap();
+    object
 }
 
 fn order(seconds: u32) -> Value {
     json!({"kind": "text_to_speech", "prompt": "A secret of mine", "seconds": seconds, "provider": PROVIDER})
 }
 
-fn completion(leased: &Value) -> Value {
-    let output = json!({"object": OBJECT, "seconds": leased["seconds"], "bytes": 100, "sha256": "a".repeat(64),
+fn completion(objects: &Path, leased: &Value) -> Value {
+    let output = json!({"object": put_output(objects, leased), "seconds": leased["seconds"], "bytes": 100, "sha256": "a".repeat(64),
                         "content_type": "audio/mp4"});
     json!({ "output": output, "cost": {"micros": 1_000, "currency": "usd"} })
 }
@@ -53,7 +56,6 @@ fn ask() -> Value {
 async fn a_job_is_ordered_made_and_read_and_its_cost_is_told_to_those_who_may() {
     let folder = Folder::new();
     let dev = folder.dev().await;
-    put_output(&folder);
     let (api, user) = (&dev.api, dev.user);
     let service = api.as_caller(&folder.token("service", Uuid::from_u128(1)).await);
     let worker = api.as_caller(&folder.token("worker", Uuid::from_u128(2)).await);
@@ -83,7 +85,21 @@ async fn a_job_is_ordered_made_and_read_and_its_cost_is_told_to_those_who_may() 
     })
     .await;
     assert_eq!((&leased["prompt"], &leased["lease_s"]), (&json!("A secret of mine"), &json!(15.0)));
-    let done = worker.post(&attempt(&leased, "complete"), "-", Some(completion(&leased))).await.unwrap();
+    // Only with what this attempt has made.
+    let objects = folder.join("objects");
+    let mut other = leased.clone();
+    other["attempt"] = json!(2);
+    let mut of_other = completion(&objects, &leased);
+    of_other["output"]["object"] = json!(put_output(&objects, &other));
+    let mut of_other_type = completion(&objects, &leased);
+    of_other_type["output"]["content_type"] = json!("video/mp4");
+    let mut nothing = completion(&objects, &leased);
+    nothing["output"]["seconds"] = json!(0);
+    for wrong in [of_other, of_other_type, nothing] {
+        let answer = worker.post(&attempt(&leased, "complete"), "-", Some(wrong)).await.unwrap();
+        answer.with(StatusCode::UNPROCESSABLE_ENTITY);
+    }
+    let done = worker.post(&attempt(&leased, "complete"), "-", Some(completion(&objects, &leased))).await.unwrap();
     let position = done.with(StatusCode::OK).position();
     let seen = fresh(&place, &position).await;
     assert_eq!((job(&seen).as_str(), &seen["used"], &seen["output"]["bytes"]), ("succeeded", &json!(10), &json!(100)));
@@ -176,7 +192,7 @@ async fn orders(api: Api, user: Uuid, count: usize, answered: Arc<AtomicUsize>) 
 }
 
 /// A worker that does nothing, in every way: it makes jobs, fails them, or goes away with them.
-async fn works(api: Api, over: Arc<AtomicBool>) {
+async fn works(api: Api, objects: PathBuf, over: Arc<AtomicBool>) {
     let mut turn = 0_u32;
     while !over.load(Ordering::SeqCst) {
         let Ok(answer) = api.post("/v1/worker/leases", "-", Some(ask())).await else {
@@ -189,7 +205,7 @@ async fn works(api: Api, over: Arc<AtomicBool>) {
             let (what, body) = match turn % 5 {
                 0 => continue,
                 1 => ("fail", json!({"reason": "broke", "retryable": true})),
-                _ => ("complete", completion(&leased)),
+                _ => ("complete", completion(&objects, &leased)),
             };
             // Said until it is heard, unless the attempt is over by then.
             for _ in 0..100 {
@@ -220,7 +236,6 @@ async fn a_server_killed_between_any_two_steps_ends_every_job_once() {
         process
     };
     let mut process = start().await;
-    put_output(&folder);
     let url = format!("http://{listen}");
     let user = Uuid::from_u128(77);
     let service = Api::new(&url, &folder.token("service", Uuid::from_u128(1)).await);
@@ -231,7 +246,7 @@ async fn a_server_killed_between_any_two_steps_ends_every_job_once() {
     let mut workers = Vec::new();
     for number in 10..13 {
         let token = folder.token("worker", Uuid::from_u128(number)).await;
-        workers.push(tokio::spawn(works(Api::new(&url, &token), Arc::clone(&over))));
+        workers.push(tokio::spawn(works(Api::new(&url, &token), folder.join("objects"), Arc::clone(&over))));
     }
     for kill in 1..=4 {
         let enough = kill * ORDERS / 6;

@@ -71,7 +71,7 @@ fn files(folder: &Path) -> Vec<String> {
 #[tokio::test]
 async fn an_order_becomes_a_video_that_only_its_owner_has_the_link_to() {
     let folder = Folder::new();
-    let dev = folder.dev().await;
+    let dev = folder.dev_with(&["--sweep-every-s", "1"]).await;
     let job = order(&folder, &dev, "a video", a_video("A lighthouse dances in the rain. 灯塔 🕺", 2)).await;
     let made = link(&dev, &job).await;
     assert_eq!(made["content_type"], "video/mp4");
@@ -91,6 +91,17 @@ async fn an_order_becomes_a_video_that_only_its_owner_has_the_link_to() {
     // To be followed at once.
     let redirect = dev.api.send(Method::GET, &format!("{job}/output?redirect=true"), &[], None).await.unwrap();
     assert_eq!((redirect.status, redirect.bytes == video), (StatusCode::OK, true));
+
+    // Once it is shown, to everybody who asks; until it is no longer.
+    let work = format!("/v1/works/{}", job.rsplit('/').next().unwrap());
+    let of_work = format!("{work}/output");
+    stranger.get(&of_work).await.is_problem(StatusCode::NOT_FOUND, "not-found");
+    let shown = json!({ "title": "A lighthouse", "visibility": "unlisted" });
+    dev.api.send(Method::PUT, &work, &[], Some(shown)).await.unwrap().with(StatusCode::CREATED);
+    let shown = stranger.get(&of_work).await.with(StatusCode::OK).json;
+    assert!(fetch(&dev, &shown, None).await.1 == video);
+    dev.api.send(Method::DELETE, &work, &[], None).await.unwrap().with(StatusCode::CREATED);
+    stranger.get(&of_work).await.is_problem(StatusCode::NOT_FOUND, "not-found");
 
     let body = json!({ "kind": "text_to_speech", "prompt": "Hello.", "seconds": 9, "voice": "en-gb" });
     let job = order(&folder, &dev, "speech", body).await;
@@ -115,6 +126,12 @@ async fn an_order_becomes_a_video_that_only_its_owner_has_the_link_to() {
     let mut expected = objects.clone();
     expected.sort();
     assert_eq!(left, expected);
+
+    // The role process does it by itself, to what is older than a day.
+    fs::copy(&objects[0], &orphan).unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(25 * 3_600);
+    fs::File::options().write(true).open(&orphan).unwrap().set_modified(old).unwrap();
+    eventually("the orphan is gone", async || (!std::path::Path::new(&orphan).exists()).then_some(())).await;
     dev.interrupt().await.well();
     assert_eq!(folder.processes(), []);
 }

@@ -4,7 +4,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Api, Folder};
+use crate::support::{Api, Folder, eventually};
 
 /// Sent as a service that imports; where it landed.
 async fn import(service: &Api, creator: Uuid, work: Uuid, title: &str, visibility: &str, at: &str) -> String {
@@ -91,5 +91,50 @@ async fn nobody_shows_what_they_have_not_made() {
     put(&dev.api, with("title", json!(""))).await.is_problem(StatusCode::BAD_REQUEST, "malformed-request");
     let delete = dev.api.send(Method::DELETE, &path, &[], None).await.unwrap();
     delete.is_problem(StatusCode::NOT_FOUND, "not-found");
+    dev.interrupt().await.well();
+}
+
+#[tokio::test]
+async fn a_work_that_was_taken_back_cannot_be_liked_until_it_is_shown_again() {
+    let folder = Folder::new();
+    let dev = folder.dev().await;
+    let service = dev.api.as_caller(&folder.token("service", Uuid::from_u128(1)).await);
+    let maker = Uuid::new_v4();
+    let own = dev.api.as_caller(&folder.token("user", maker).await);
+    let (liked, other, unheard_of) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+    let like_of = |work: Uuid| format!("/v1/works/{work}/like");
+    let keyed = [("Idempotency-Key", "the first like")];
+    for work in [liked, other] {
+        import(&service, maker, work, "mine", "public", "2026-01-01T00:00:00Z").await;
+    }
+    let first = async || dev.api.send(Method::PUT, &like_of(liked), &keyed, None).await.unwrap();
+    first().await.with(StatusCode::CREATED);
+    for work in [liked, other] {
+        own.send(Method::DELETE, &format!("/v1/works/{work}"), &[], None).await.unwrap().with(StatusCode::CREATED);
+    }
+
+    // Nobody has asked about this one yet, so nothing is remembered of it.
+    let like = async |work| dev.api.send(Method::PUT, &like_of(work), &[], None).await.unwrap();
+    like(other).await.is_problem(StatusCode::NOT_FOUND, "not-found");
+    let bulk = json!({"commands": [{"do": "like", "user": dev.user, "idempotency_key": "bulk", "work": other},
+                                   {"do": "like", "user": dev.user, "idempotency_key": "unheard of", "work": unheard_of}]});
+    let answer = dev.api.post("/v1/commands:batch", "-", Some(bulk)).await.unwrap().with(StatusCode::OK);
+    let of = |number: usize| answer.json["results"][number]["status"].as_u64();
+    assert_eq!((of(0), of(1)), (Some(404), Some(201)), "{}", answer.json);
+    // What was remembered of the other is forgotten soon.
+    let anybody = async || {
+        let body = json!({ "user": Uuid::new_v4() });
+        service.send(Method::PUT, &like_of(liked), &[], Some(body)).await.unwrap()
+    };
+    let refused = eventually("a refusal", async || Some(anybody().await).filter(|a| a.status != 201)).await;
+    refused.is_problem(StatusCode::NOT_FOUND, "not-found");
+    // Whoever likes it already does so still, and can take that back.
+    assert_eq!(first().await.with(StatusCode::CREATED).json["replayed"], true);
+    like(liked).await.with(StatusCode::OK);
+    dev.api.send(Method::DELETE, &like_of(liked), &[], None).await.unwrap().with(StatusCode::CREATED);
+
+    import(&service, maker, other, "mine", "public", "2026-01-01T00:00:00Z").await;
+    eventually("a like", async || Some(like(other).await).filter(|answer| answer.status == 201)).await;
+    folder.audit().await;
     dev.interrupt().await.well();
 }

@@ -29,8 +29,9 @@ struct Like {
 
 /// Like a work. Whoever likes it already, likes it still: nothing is recorded, and 200 says so.
 ///
-/// Anybody may like any work once, also whoever made it. Which works there are is not looked up: a like of a work that
-/// nobody has heard of is a like of it; only the ids that stand for no id at all (nil and max) are refused.
+/// Anybody may like any work once, also whoever made it, and also one that nobody here has heard of; only the ids that
+/// stand for no id at all (nil and max) are refused. A work that was shown and is no longer cannot be liked (404); that is
+/// known within two seconds.
 ///
 /// Without an `Idempotency-Key` each request is a command of its own, which is safe to send again: what is asked for is
 /// a state. A key protects from more: a request that arrives again after the like was taken back is answered as the
@@ -76,5 +77,6 @@ pub(super) fn intent(work: WorkId, command: like::Command) -> Result<Intent, Pro
     if work.0.is_nil() || work.0.is_max() {
         return Err(Problem::new(&Kind::OUT_OF_RANGE).detail("work is neither the nil nor the max UUID (RFC 9562)"));
     }
-    Ok(Intent::Like { work, command })
+    // Whether it is still shown is looked up on the way to the decision.
+    Ok(Intent::Like { work, command, taken_back: false })
 }

@@ -373,6 +373,7 @@ fn of_refusal(refusal: &Refusal) -> Problem {
         Refusal::VideoJob(refusal) => match refusal {
             video_job::Refusal::SecondsOutOfRange { .. }
             | video_job::Refusal::NotSold
+            | video_job::Refusal::NothingMade
             | video_job::Refusal::TimeOutOfRange => &Kind::OUT_OF_RANGE,
             video_job::Refusal::NotSubmitted => &Kind::NOT_FOUND,
             video_job::Refusal::StaleAttempt { .. } => &Kind::STALE_ATTEMPT,

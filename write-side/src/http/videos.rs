@@ -114,6 +114,7 @@ struct SubmittedVideoJob {
     request_body = SubmitVideoJob,
     responses((status = 202, body = SubmittedVideoJob, description = "Taken on, durably. Also the answer to a repeated request, then with `Idempotent-Replayed: true`.",
                headers(("Location" = String, description = "the job"), ("Skyriff-Position" = String), ("Idempotent-Replayed" = bool))),
+              (status = 410, description = "What belonged to this person was erased", body = skyriff_edge::problem::ProblemBody, content_type = "application/problem+json"),
               CommandResponses))]
 async fn submit(
     State(api): State<VideoApi>,
@@ -222,9 +223,7 @@ async fn accepted(api: &VideoApi, user: UserId, job: JobId, receipt: &Receipt) -
 
 fn of_vault(error: &VaultError) -> Problem {
     match error {
-        VaultError::Erased => {
-            Problem::new(&Problems::REFUSED).detail("what is this person's was forgotten, as they asked")
-        }
+        VaultError::Erased => Problem::new(&Problems::ERASED),
         VaultError::Unavailable(_) => Problem::new(&Problems::UNAVAILABLE).retry_after_s(2),
         VaultError::NoKey | VaultError::UnknownMasterKey(_) | VaultError::Damaged => Problem::fault(error),
     }

@@ -254,7 +254,9 @@ async fn complete(
         return Err(Problem::new(&Problems::OUT_OF_RANGE).detail("sha256 is 64 hexadecimal digits, small letters"));
     }
     // A job must not succeed with nothing to show for it.
-    api.outputs.check(output.object.as_str(), output.bytes).await.map_err(|problem| match problem {
+    api.outputs.check(attempt.1, attempt.2, &output).await.map_err(|problem| match problem {
+        OutputProblem::NotIts => Problem::new(&Problems::OUT_OF_RANGE)
+            .detail("object is JOB.ATTEMPT.EXTENSION of this very attempt, and content_type what the extension says"),
         OutputProblem::Missing => {
             Problem::new(&Problems::OUT_OF_RANGE).detail("the output is not in the object storage")
         }

@@ -271,7 +271,7 @@ struct Stored {
 }
 
 /// The events of each job after the one that was seen, in order.
-async fn events(pool: &PgPool, asked: &[(i64, JobId, i64)]) -> sqlx::Result<Vec<(i64, Change)>> {
+pub(super) async fn events(pool: &PgPool, asked: &[(i64, JobId, i64)]) -> sqlx::Result<Vec<(i64, Change)>> {
     let ask = sqlx::query_as(
         "SELECT w.number, w.job, e.sequence, e.event_type, e.event_version, e.payload::text AS payload, e.occurred_at
          FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS w (number, job, seen)

@@ -6,9 +6,9 @@ use axum::http::Request;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use skyriff_domain::{
-    Event, Policy, ShardCount, StreamId, UserId,
+    Event, JobId, Policy, ShardCount, StreamId, UserId,
     ledger::postings,
-    video_job::{Status, VideoJob, VideoPolicy},
+    video_job::{Output, Status, VideoJob, VideoPolicy},
 };
 use skyriff_edge::Role;
 use skyriff_postgres::databases::{COMMAND, PROCESS};
@@ -40,11 +40,11 @@ pub(crate) struct Studio {
 pub(crate) struct Shelf;
 
 impl Outputs for Shelf {
-    fn check<'a>(&'a self, object: &'a str, bytes: u64) -> BoxFuture<'a, Result<(), OutputProblem>> {
-        let found = object.rsplit('/').next().and_then(|name| name.parse().ok());
+    fn check<'a>(&'a self, _: JobId, _: u32, output: &'a Output) -> BoxFuture<'a, Result<(), OutputProblem>> {
+        let found = output.object.as_str().rsplit('/').next().and_then(|name| name.parse().ok());
         Box::pin(std::future::ready(match found {
             None => Err(OutputProblem::Missing),
-            Some(found) if found != bytes => Err(OutputProblem::OtherSize { found }),
+            Some(found) if found != output.bytes => Err(OutputProblem::OtherSize { found }),
             Some(_) => Ok(()),
         }))
     }
