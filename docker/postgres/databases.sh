@@ -26,6 +26,10 @@ BEGIN
     END IF;
 END
 $$;
+-- One whose standby was away for too long serves nobody any more; the standby has to be made anew, and takes a new one.
+SELECT pg_drop_replication_slot(slot_name)
+FROM pg_replication_slots
+WHERE slot_name IN ('replica_1', 'replica_2') AND wal_status = 'lost' AND NOT active;
 -- From now on, so that nothing is gone before the standby is made.
 SELECT pg_create_physical_replication_slot(name, true)
 FROM unnest(ARRAY['replica_1', 'replica_2']) AS wanted (name)
