@@ -402,7 +402,7 @@ if command -v ffmpeg >/dev/null && command -v espeak-ng >/dev/null; then
         SKYRIFF_WORKER_TOKEN=$(token 00000000-0000-4000-8000-00000000000a worker) || exit
         export SKYRIFF_WORKER_TOKEN
         # shellcheck disable=SC2046 # its words
-        exec env SKYRIFF_URL="$url" SKYRIFF_STORAGE="${storage:-file://$folder/objects}" "$skyriff" $(worker_command)
+        exec env TMPDIR="$folder/work" SKYRIFF_URL="$url" SKYRIFF_STORAGE="${storage:-file://$folder/objects}" "$skyriff" $(worker_command)
     }
     # The image's own command, with a folder of ours.
     worker_command() {
