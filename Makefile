@@ -1,6 +1,6 @@
 # SkyRiff: `make run` sets up and runs everything on this machine, `make test` sets up and runs every test.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests run demo test test-api test-kafka broker schemas torture check bench clean
+.PHONY: help setup setup-tests run demo test test-api test-kafka broker schemas torture topology check bench clean
 
 # Where `make run` keeps its data, and where the setup puts a Postgres when none is installed.
 FOLDER ?= .skyriff
@@ -47,10 +47,15 @@ schemas: ## Write the schemas of the events anew, from the code
 torture: setup ## Kill, stop and cut a running system, then check every answer; TORTURE_SECONDS=600 TORTURE_SEED=1
 	cargo test --release --package skyriff --locked --test torture
 
-check: ## Format, lints and documentation: warnings are errors
+topology: setup-tests ## Start what docker/compose.yaml has, without containers, drive it through nginx and break it
+	cargo build --release --locked --package skyriff
+	@docker/topology.sh target/release/skyriff $(FOLDER)/broker/noida-db
+
+check: ## Format, lints and documentation, warnings are errors; and whether docker/ fits the code
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --locked
+	@docker/check.sh
 
 bench: setup ## Measure commands per second beside the stock path and the limits; BENCH=history BENCH_SECONDS=10
 	@command -v wrk >/dev/null || { echo 'wrk is missing; install it (apt-get install wrk)'; exit 1; }
