@@ -164,7 +164,7 @@ async fn verify(databases: &Databases, patience: Duration) -> Result<Report> {
 }
 
 async fn connect(place: &Place) -> sqlx::Result<PgConnection> {
-    place.primary.clone().username(QUERY).application_name("skyriff audit").connect().await
+    place.primary.as_role(QUERY).application_name("skyriff audit").connect().await
 }
 
 async fn read_log(

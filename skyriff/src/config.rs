@@ -45,7 +45,11 @@ use clap::Args;
 use skyriff_domain::{Label, PointsPolicy, Policy, ShardCount, ShardId, tip::TipPolicy, withdrawal::WithdrawalPolicy};
 use skyriff_postgres::databases;
 use skyriff_read_side::events::log;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{
+    ConnectOptions,
+    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+};
+use url::Url;
 
 pub use videos::{VideoArguments, VideoQueueArguments};
 
@@ -283,8 +287,51 @@ pub struct Databases {
 #[derive(Clone, Debug)]
 pub struct Place {
     pub shards: Vec<ShardId>,
-    pub primary: PgConnectOptions,
-    pub replicas: Vec<PgConnectOptions>,
+    pub primary: Address,
+    pub replicas: Vec<Address>,
+}
+
+/// Where a database is. As whom to connect is said where it is used: a password file is looked into for that role.
+#[derive(Clone)]
+pub struct Address {
+    url: Url,
+    /// As whoever the environment says.
+    parsed: PgConnectOptions,
+}
+
+impl Address {
+    /// How to connect as a role.
+    pub fn as_role(&self, role: &str) -> PgConnectOptions {
+        let mut url = self.url.clone();
+        // The parts were parsed before, so neither can fail.
+        let options = url.set_username(role).ok().and_then(|()| PgConnectOptions::from_url(&url).ok());
+        options.unwrap_or_else(|| self.parsed.clone()).username(role)
+    }
+}
+
+impl FromStr for Address {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        // The message has no address: it may have a password in it.
+        let url: Url = text.parse().context("not an address like postgres://HOST/DATABASE")?;
+        let parsed = PgConnectOptions::from_url(&url).context("not an address like postgres://HOST/DATABASE")?;
+        Ok(Self { url, parsed })
+    }
+}
+
+impl From<PgConnectOptions> for Address {
+    fn from(options: PgConnectOptions) -> Self {
+        Self { url: options.to_url_lossy(), parsed: options }
+    }
+}
+
+/// Without a password.
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (host, database) = (self.parsed.get_host(), self.parsed.get_database());
+        f.debug_struct("Address").field("host", &host).field("database", &database).finish_non_exhaustive()
+    }
 }
 
 /// The places of a store's shards, as written in the configuration.
@@ -301,11 +348,10 @@ impl FromStr for Placement {
 }
 
 fn place(text: &str) -> Result<Place> {
-    let (shards, urls) = text.split_once('=').with_context(|| format!("{text:?} is not SHARDS=URL"))?;
-    let shards = shards_from_to(shards)?;
-    let mut urls = urls.split('|').map(|url| url.trim().parse().with_context(|| format!("{url:?} is not a URL")));
+    let (shards, urls) = text.split_once('=').context("a place is SHARDS=URL")?;
+    let mut urls = urls.split('|').map(|url| url.trim().parse::<Address>().with_context(|| format!("shards {shards}")));
     let primary = urls.next().context("no URL")??;
-    Ok(Place { shards, primary, replicas: urls.collect::<Result<_>>()? })
+    Ok(Place { shards: shards_from_to(shards)?, primary, replicas: urls.collect::<Result<_>>()? })
 }
 
 /// Some shards, as in `0-3,7`.
@@ -348,7 +394,7 @@ impl Databases {
     /// For executors.
     pub fn to_append(&self) -> Vec<skyriff_write_side::commands::EventDatabase> {
         let of = |place: &Place| skyriff_write_side::commands::EventDatabase {
-            options: place.primary.clone().username(databases::COMMAND),
+            options: place.primary.as_role(databases::COMMAND),
             shards: place.shards.clone(),
         };
         self.event_store.iter().map(of).collect()
@@ -357,7 +403,7 @@ impl Databases {
     /// For processes.
     pub fn to_react(&self) -> Vec<skyriff_write_side::processes::ProcessDatabase> {
         let of = |place: &Place| skyriff_write_side::processes::ProcessDatabase {
-            options: place.primary.clone().username(databases::PROCESS),
+            options: place.primary.as_role(databases::PROCESS),
             shards: place.shards.clone(),
         };
         self.event_store.iter().map(of).collect()
@@ -366,7 +412,7 @@ impl Databases {
     /// For projections: the log.
     pub fn to_follow(&self) -> Vec<skyriff_follow::LogDatabase> {
         let of = |place: &Place| skyriff_follow::LogDatabase {
-            options: place.primary.clone().username(databases::PROJECT),
+            options: place.primary.as_role(databases::PROJECT),
             shards: place.shards.clone(),
         };
         self.event_store.iter().map(of).collect()
@@ -375,7 +421,7 @@ impl Databases {
     /// For the relay.
     pub fn to_relay(&self) -> Vec<skyriff_follow::LogDatabase> {
         let of = |place: &Place| skyriff_follow::LogDatabase {
-            options: place.primary.clone().username(databases::RELAY),
+            options: place.primary.as_role(databases::RELAY),
             shards: place.shards.clone(),
         };
         self.event_store.iter().map(of).collect()
@@ -384,7 +430,7 @@ impl Databases {
     /// For projections: the read models.
     pub fn to_project(&self) -> Vec<skyriff_follow::TableDatabase> {
         let of = |place: &Place| skyriff_follow::TableDatabase {
-            options: place.primary.clone().username(databases::PROJECT),
+            options: place.primary.as_role(databases::PROJECT),
             shards: place.shards.clone(),
         };
         self.read_models.iter().map(of).collect()
@@ -403,7 +449,7 @@ impl Databases {
 
 /// With these settings of the session.
 fn to_read(place: &Place, settings: &[(&str, &str)]) -> skyriff_read_side::ReadDatabase {
-    let pool = |options: &PgConnectOptions| read_pool(&options.clone().options(settings.iter().copied()));
+    let pool = |address: &Address| read_pool(address, settings);
     skyriff_read_side::ReadDatabase {
         shards: place.shards.clone(),
         primary: pool(&place.primary),
@@ -412,8 +458,8 @@ fn to_read(place: &Place, settings: &[(&str, &str)]) -> skyriff_read_side::ReadD
 }
 
 /// A few connections for what is asked for now and then. Connects when first used.
-pub fn small_pool(options: &PgConnectOptions, role: &str, name: &str) -> PgPool {
-    let options = options.clone().username(role).application_name(name);
+pub fn small_pool(address: &Address, role: &str, name: &str) -> PgPool {
+    let options = address.as_role(role).application_name(name);
     PgPoolOptions::new()
         .max_connections(SMALL_CONNECTIONS_MAX)
         .acquire_timeout(Duration::from_secs(2))
@@ -421,8 +467,8 @@ pub fn small_pool(options: &PgConnectOptions, role: &str, name: &str) -> PgPool 
         .connect_lazy_with(options.options([("statement_timeout", "10s")]))
 }
 
-fn read_pool(options: &PgConnectOptions) -> PgPool {
-    let options = options.clone().username(databases::QUERY).application_name("skyriff query");
+fn read_pool(address: &Address, settings: &[(&str, &str)]) -> PgPool {
+    let options = address.as_role(databases::QUERY).application_name("skyriff query").options(settings.iter().copied());
     // A query that takes longer than its client waits is of no use to anybody.
     let options = options.options([("statement_timeout", "10s"), ("default_transaction_read_only", "on")]);
     PgPoolOptions::new()
@@ -439,6 +485,21 @@ mod tests {
     fn databases(shards: u16, event_store: &str, read_models: &str) -> Result<Databases> {
         let (event_store, read_models) = (event_store.parse()?, read_models.parse()?);
         DatabaseArguments { shards, event_store, read_models }.databases()
+    }
+
+    #[test]
+    fn an_address_is_used_as_the_role_that_the_work_needs() {
+        let shown = |text: &str| {
+            let address: Address = text.parse().unwrap();
+            assert!(!format!("{address:?}").contains("hush"), "{address:?}");
+            address.as_role("skyriff_command").to_url_lossy().to_string()
+        };
+        assert!(shown("postgres://host:1/d").starts_with("postgres://skyriff_command@host:1/d?"));
+        assert!(shown("postgres://else:hush@host/d").starts_with("postgres://skyriff_command:hush@host:5432/d?"));
+        let socket = shown("postgres://%2Fvar%2Frun/d?application_name=x&sslmode=disable");
+        assert!(socket.starts_with("postgres://skyriff_command@%2Fvar%2Frun:5432/d?sslmode=disable"), "{socket}");
+        let again: Address = Address::from(socket.parse::<PgConnectOptions>().unwrap());
+        assert_eq!(again.as_role("skyriff_query").get_socket(), Some(&"/var/run".into()));
     }
 
     #[test]

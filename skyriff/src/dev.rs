@@ -122,8 +122,8 @@ async fn prepare(folder: &Path, cluster: &Cluster) -> Result<Databases> {
     // The role is chosen where the address is used.
     let place = |shards: &[ShardId], database| Place {
         shards: shards.to_vec(),
-        primary: primary.options(databases::QUERY, database),
-        replicas: vec![replica.options(databases::QUERY, database)],
+        primary: primary.options(databases::QUERY, database).into(),
+        replicas: vec![replica.options(databases::QUERY, database).into()],
     };
     let halves = all.chunks(all.len().div_ceil(READS.len()));
     let databases = Databases {

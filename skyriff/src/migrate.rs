@@ -23,12 +23,12 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
 /// As their owner. Running it again changes nothing.
 pub async fn migrate(databases: &Databases) -> Result<()> {
     for place in &databases.event_store {
-        let owner = place.primary.clone().username(OWNER);
+        let owner = place.primary.as_role(OWNER);
         let name = owner.get_database().unwrap_or_default().to_owned();
         migrate_event_store(&owner, databases.shard_count, &place.shards).await.with_context(|| name)?;
     }
     for place in &databases.read_models {
-        let owner = place.primary.clone().username(OWNER);
+        let owner = place.primary.as_role(OWNER);
         let name = owner.get_database().unwrap_or_default().to_owned();
         migrate_read_models(&owner).await.with_context(|| name)?;
     }

@@ -143,6 +143,6 @@ impl PayoutArguments {
 
 /// What is recorded of withdrawals, read as this role.
 pub fn records(databases: &Databases, role: &str) -> WithdrawalRecords {
-    let of = |place: &crate::config::Place| (place.primary.clone().username(role), place.shards.clone());
+    let of = |place: &crate::config::Place| (place.primary.as_role(role), place.shards.clone());
     WithdrawalRecords::new(databases.event_store.iter().map(of))
 }

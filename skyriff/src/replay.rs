@@ -176,8 +176,8 @@ async fn newest(databases: &Databases) -> Result<Positions> {
 /// A replica that has come as far as these positions, or else the primary.
 async fn connect(place: &config::Place, upto: &Positions) -> Result<PgConnection> {
     let mut failed = None;
-    for options in place.replicas.iter().chain([&place.primary]) {
-        let options = options.clone().username(QUERY).application_name("skyriff replay").options(IN_ORDER);
+    for address in place.replicas.iter().chain([&place.primary]) {
+        let options = address.as_role(QUERY).application_name("skyriff replay").options(IN_ORDER);
         let connected = async {
             let mut connection = tokio::time::timeout(Duration::from_secs(10), options.connect())
                 .await

@@ -298,7 +298,7 @@ impl Running {
             EventLogs::new(databases.shard_count, databases.to_stream(), streams_max, close.clone())
         });
         let probe = |place: &crate::config::Place| {
-            let options = place.primary.clone().username(databases::QUERY).application_name("skyriff health");
+            let options = place.primary.as_role(databases::QUERY).application_name("skyriff health");
             PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options)
         };
         let router = api::router(Served {
@@ -470,7 +470,7 @@ async fn check_topic(settings: &skyriff_kafka::Settings, databases: &Databases) 
 /// Refuse to start on a store of another shape.
 async fn check(databases: &Databases, require_standby: bool) -> Result<()> {
     for place in &databases.event_store {
-        let options = place.primary.clone().username(databases::QUERY);
+        let options = place.primary.as_role(databases::QUERY);
         let mut connection = options.connect().await.context("cannot reach the event store")?;
         databases::check_shard_count(&mut connection, databases.shard_count).await?;
         ensure!(

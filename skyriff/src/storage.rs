@@ -131,7 +131,7 @@ async fn now_and_then(databases: Databases, storage: ObjectStorage, every: Durat
 async fn connect(databases: &Databases, role: &str) -> Result<Vec<PgConnection>> {
     let mut logs = Vec::new();
     for place in &databases.event_store {
-        let options = place.primary.clone().username(role).application_name("skyriff storage");
+        let options = place.primary.as_role(role).application_name("skyriff storage");
         let mut log = options.connect().await.context("cannot reach the event store")?;
         databases::check_shard_count(&mut log, databases.shard_count).await?;
         logs.push(log);
