@@ -7,7 +7,12 @@
 //! ```
 //!
 //! Read in this order: what is hashed of an event ([`leaf`]), how ([`hash`]), the tree over all events of a shard and what
-//! can be proved of it ([`tree`]), and the pieces in which it is kept ([`tile`]) and made ([`frontier`]).
+//! can be proved of it ([`tree`]), the pieces in which it is kept ([`tile`]) and made ([`frontier`]), who signs
+//! ([`key`], [`note`]) what ([`checkpoint`] of one shard, [`top`] of all shards together).
+//!
+//! Everything is somebody else's format, so that other people's tools can read it: trees and proofs are those of RFC 6962
+//! and RFC 9162, tiles, notes and checkpoints those of C2SP (`tlog-tiles`, `signed-note`, `tlog-checkpoint`). Ours are the
+//! leaf and the top checkpoint, which have no standard.
 //!
 //! Architecture invariant: no IO, no clock, no randomness, no panics. Whoever keeps tiles fetches them and hands them in
 //! ([`tree::Plan`] says which); seeds of keys and times are arguments.
@@ -22,8 +27,17 @@ pub mod frontier;
 pub mod tile;
 pub mod tree;
 
+pub mod checkpoint;
+pub mod key;
+pub mod note;
+pub mod top;
+
+pub use checkpoint::{Checkpoint, Origin};
 pub use frontier::Frontier;
 pub use hash::Hash;
+pub use key::{KeyName, KnownKeys, SignerKey, VerifierKey};
 pub use leaf::EventRow;
+pub use note::SignedNote;
 pub use tile::Tile;
+pub use top::TopCheckpoint;
 pub use tree::{Head, Plan, Tiles};
