@@ -8,7 +8,8 @@
 //!
 //! Read in this order: what is hashed of an event ([`leaf`]), how ([`hash`]), the tree over all events of a shard and what
 //! can be proved of it ([`tree`]), the pieces in which it is kept ([`tile`]) and made ([`frontier`]), who signs
-//! ([`key`], [`note`]) what ([`checkpoint`] of one shard, [`top`] of all shards together).
+//! ([`key`], [`note`]) what ([`checkpoint`] of one shard, [`top`] of all shards together), and what an auditor is given
+//! ([`answer`]). `verify.py`, beside this crate's sources, checks such answers and shares no code with it.
 //!
 //! Everything is somebody else's format, so that other people's tools can read it: trees and proofs are those of RFC 6962
 //! and RFC 9162, tiles, notes and checkpoints those of C2SP (`tlog-tiles`, `signed-note`, `tlog-checkpoint`). Ours are the
@@ -31,6 +32,8 @@ pub mod checkpoint;
 pub mod key;
 pub mod note;
 pub mod top;
+
+pub mod answer;
 
 pub use checkpoint::{Checkpoint, Origin};
 pub use frontier::Frontier;
