@@ -146,7 +146,7 @@ fn proofs_are_those_of_the_example() {
 
 #[test]
 fn every_leaf_of_every_small_tree_is_proved_and_nothing_else() {
-    let leaves = leaves(140);
+    let leaves = leaves(70);
     for size in 1..=leaves.len() {
         let leaves = &leaves[..size];
         let (head, tiles) = (head(leaves), tiles(leaves));
@@ -168,7 +168,7 @@ fn every_leaf_of_every_small_tree_is_proved_and_nothing_else() {
 
 #[test]
 fn every_small_tree_continues_all_before_it() {
-    let leaves = leaves(140);
+    let leaves = leaves(70);
     for new in 0..=leaves.len() {
         let (new_head, tiles) = (head(&leaves[..new]), tiles(&leaves[..new]));
         for old in 0..=new {
@@ -213,6 +213,8 @@ fn what_is_not_there_is_named() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
     #[test]
     fn proofs_from_tiles_are_those_of_the_model(new in 1_usize..900, leaf: Index, old: Index, bit in 0_usize..256) {
         let leaves = leaves(u64::try_from(new).unwrap());
