@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde_json::{Value, json};
 use skyriff_domain::{Position, ShardId};
 use skyriff_proof::{
-    Checkpoint, EventRow, Frontier, Hash, KnownKeys, Plan, SignedNote, SignerKey, Tile, TopCheckpoint,
+    Checkpoint, EventRow, Frontier, Hash, Head, KnownKeys, Plan, SignedNote, SignerKey, Tile, TopCheckpoint,
     answer::{Consistency, Inclusion, Sealed},
 };
 
@@ -148,6 +148,26 @@ fn cases_signed_by(keys_of_now: &[&SignerKey]) -> Vec<Value> {
     let no_checkpoint = SignedNote::sign("a text\nof three\nlines\n".to_owned(), &[&new_key]).unwrap();
     refuse("signed, and no checkpoint", "checkpoint", json!(seal(&no_checkpoint)), None);
 
+    // Signed by the right key, and written in another way than these texts are written.
+    let (top_text, shard_text) = (text_of(&top), text_of(&shard_0));
+    for (name, text) in [
+        ("with a shard less than it says", top_text.replace("shards 3", "shards 4")),
+        ("with a shard twice", top_text.replace("\n1 2 ", "\n0 2 ")),
+        ("with a zero before a number", top_text.replace("\n1 2 ", "\n1 02 ")),
+        ("with an empty line", format!("{top_text}\n")),
+        ("with one more word", top_text.replace("sealed", "sealed at")),
+        ("without a time", top_text.replace("sealed 1763754001500000\n", "")),
+        ("a shard with a zero before its size", shard_text.replace("\n300", "\n0300")),
+        ("a shard with a sign before its size", shard_text.replace("\n300", "\n+300")),
+        ("a shard with a size below nothing", shard_text.replace("\n300", "\n-300")),
+        ("a shard with a zero before its number", shard_text.replace("ledger/0", "ledger/00")),
+        ("a shard without a number", shard_text.replace("ledger/0", "ledger/")),
+        ("a shard with a line more", format!("{shard_text}more\n")),
+    ] {
+        let note = SignedNote::sign(text, &[&new_key]).unwrap();
+        refuse(&format!("signed, {name}"), "checkpoint", json!(seal(&note)), None);
+    }
+
     let (good, other) = (now.inclusion(&top, 0, 5), now.inclusion(&top, 0, 6));
     let edited = EventRow { payload: Cow::from(good.event.payload.replace('5', "6")), ..good.event.clone() };
     refuse("an event that was edited", "inclusion", json!(Inclusion { event: edited, ..good.clone() }), None);
@@ -156,12 +176,31 @@ fn cases_signed_by(keys_of_now: &[&SignerKey]) -> Vec<Value> {
     refuse("the proof of another event", "inclusion", json!(Inclusion { hashes: other.hashes, ..good.clone() }), None);
     let moved = EventRow { position: Position(6), ..good.event.clone() };
     refuse("an event at another place", "inclusion", json!(Inclusion { event: moved, ..good.clone() }), None);
-    let too_new = Inclusion { checkpoint: kept.clone(), ..other_end(&now, &top) };
+    let too_new = Inclusion { checkpoint: kept.clone(), ..now.inclusion(&top, 0, 300) };
     refuse("an event after the checkpoint", "inclusion", json!(too_new), None);
     let of_shard_0 = Inclusion { checkpoint: shard_0.clone(), ..now.inclusion(&top, 1, 2) };
     refuse("an event of a shard that is not in the checkpoint", "inclusion", json!(of_shard_0), None);
     let nowhere = EventRow { position: Position(0), ..good.event.clone() };
-    refuse("an event before the first", "inclusion", json!(Inclusion { event: nowhere, ..good }), None);
+    refuse("an event before the first", "inclusion", json!(Inclusion { event: nowhere, ..good.clone() }), None);
+    let mut other_base64 = json!(good);
+    let hash = other_base64["hashes"][0].as_str().unwrap().to_owned();
+    other_base64["hashes"][0] = json!(with_other_last_bits(&hash));
+    refuse("a hash in another base64", "inclusion", other_base64, None);
+    // What only who has the keys can try: an event beyond the end in the place of the last, and a leaf as a root.
+    let mut odd = Ledger::new([256, 2, 256]);
+    let mut rows = odd.0[0].rows.clone();
+    rows[255].position = Position(512);
+    odd.0[0] = Log::of(rows);
+    let beyond = Inclusion {
+        event: odd.0[0].rows[255].clone(),
+        hashes: Plan::inclusion(255, 256).unwrap().hashes(&odd.0[0].tiles).unwrap(),
+        checkpoint: odd.of_shard(0, &[&new_key]),
+    };
+    refuse("an event at the end that says it is beyond", "inclusion", json!(beyond), None);
+    let leaf = now.0[0].rows[0].leaf().unwrap();
+    let as_root = signed_head(0, Head { size: 2, root: leaf }, &new_key);
+    let as_root = Inclusion { checkpoint: as_root, event: now.0[0].rows[0].clone(), hashes: Vec::new() };
+    refuse("a leaf as the root of two", "inclusion", json!(as_root), None);
 
     // Somebody with the keys edits the past and signs it anew: who has kept a checkpoint sees it.
     let mut rows = now.0[0].rows.clone();
@@ -171,6 +210,22 @@ fn cases_signed_by(keys_of_now: &[&SignerKey]) -> Vec<Value> {
     let resigned = forged.top(1_763_754_001_500_000, &[&new_key]);
     let inclusion = forged.inclusion(&resigned, 0, 3);
     refuse("the past was edited", "consistency", json!(forged.consistency(&resigned, &before)), Some(&kept));
+    let alike = before.consistency(&before.top(0, &[&new_key]), &before);
+    let mut rows = before.0[0].rows.clone();
+    rows[4].payload = Cow::from("{}");
+    let mut edited_before = Ledger::new([5, 0, 256]);
+    edited_before.0[0] = Log::of(rows);
+    let other_past = edited_before.top(0, &[&new_key]);
+    refuse("the past was edited and is as long", "consistency", json!(alike), Some(&other_past));
+    let not_empty = signed_head(1, Head { size: 0, root: Hash([7; 32]) }, &old_key);
+    refuse("nothing that is something", "consistency", json!(now.consistency(&top, &before)), Some(&not_empty));
+    let mut rows = now.0[0].rows.clone();
+    rows[299].payload = Cow::from("{}");
+    let mut other_end = Ledger::new([300, 2, 256]);
+    other_end.0[0] = Log::of(rows);
+    let other_end = other_end.top(1_763_754_001_500_000, &[&new_key]);
+    let answer = json!(Consistency { checkpoint: other_end, ..now.consistency(&top, &before) });
+    refuse("the proof of what goes on otherwise", "consistency", answer, Some(&kept));
     let shrunk = Ledger::new([4, 2, 256]);
     let resigned = shrunk.top(1_763_754_001_500_000, &[&new_key]);
     let proofs = now.consistency(&top, &before).proofs;
@@ -183,8 +238,22 @@ fn cases_signed_by(keys_of_now: &[&SignerKey]) -> Vec<Value> {
     cases
 }
 
-fn other_end(ledger: &Ledger, checkpoint: &SignedNote) -> Inclusion {
-    ledger.inclusion(checkpoint, 0, 300)
+/// The text of a note, whoever signed it.
+fn text_of(note: &SignedNote) -> String {
+    let note = note.to_string();
+    note[..=note.rfind("\n\n").unwrap()].to_owned()
+}
+
+fn signed_head(shard: u16, head: Head, key: &SignerKey) -> SignedNote {
+    let checkpoint = Checkpoint::of_shard(&LEDGER.parse().unwrap(), ShardId(shard), head);
+    SignedNote::sign(checkpoint.to_string(), &[key]).unwrap()
+}
+
+/// The same 32 bytes, for who does not look at the two bits that are left over.
+fn with_other_last_bits(base64: &str) -> String {
+    let (start, last) = base64.strip_suffix('=').unwrap().split_at(42);
+    let next = char::from(last.as_bytes()[0] + 1);
+    format!("{start}{next}=")
 }
 
 /// Public keys, as an auditor has them in a file.

@@ -25,6 +25,7 @@ verify.check_all = check_all
 # Most of many changed answers have the same checkpoint.
 verify.check_signature = functools.cache(verify.check_signature)
 verify.leaf_hex = lambda event: verify.leaf(event).hex()
+verify.keys_are_good = lambda lines: verify.read_keys(lines) is not None
 verify.signature_is_good = lambda *hex: verify.check_signature(*map(bytes.fromhex, hex)) is None
 print(json.dumps([answer(case) for case in json.load(sys.stdin)]))
 "#;
@@ -92,6 +93,12 @@ fn signatures_are_checked_as_the_rfc_says() {
     let with_order = "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69daf52db7415978abc61b2c2eb6aeebfca0387b2eaeb4302aeeb00d291612bb0c10";
     calls.push(call("signature_is_good", json!([key, text, with_order])));
     expected.push(Value::Null);
+    // A key that is the neutral point, written with a coordinate above the prime: signed by the base point and 1, whatever
+    // the text.
+    let neutral = format!("ee{}7f", "ff".repeat(30));
+    let by_anybody = format!("58{}01{}", "66".repeat(31), "00".repeat(31));
+    calls.push(call("signature_is_good", json!([neutral, text, by_anybody])));
+    expected.push(Value::Null);
     // Coordinates that are not below the prime, or are of no point.
     for no_point in ["ff".repeat(32), format!("ed{}7f", "ff".repeat(30)), format!("02{}", "00".repeat(31))] {
         calls.push(call("signature_is_good", json!([no_point, text, vectors[1].2])));
@@ -99,5 +106,32 @@ fn signatures_are_checked_as_the_rfc_says() {
         calls.push(call("signature_is_good", json!([key, text, format!("{no_point}{}", &vectors[1].2[64..])])));
         expected.push(Value::Null);
     }
+    assert_eq!(run(&calls), expected);
+}
+
+#[test]
+fn keys_are_read_as_they_are_here() {
+    let good = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k";
+    let cases = [
+        (vec![good], true),
+        (vec!["# theirs", "", good, "  ", good], true),
+        (vec![], true),
+        (vec!["x"], false),
+        (vec!["example.com/foo+530d903b+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"], false),
+        (vec!["example.com/bar+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"], false),
+        // Of another algorithm, and too long, each with the id that it would have.
+        (vec!["PeterNeumann+173116ae+ZRpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"], false),
+        (vec!["PeterNeumann+cc469956+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TWBADKEY=="], false),
+        // Two with one id, found by trying.
+        (
+            vec![
+                "x+6170f12a+AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEPC",
+                "x+6170f12a+AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAASh6",
+            ],
+            false,
+        ),
+    ];
+    let calls: Vec<_> = cases.iter().map(|(lines, _)| call("keys_are_good", json!([lines]))).collect();
+    let expected: Vec<_> = cases.iter().map(|(_, good)| if *good { json!(true) } else { Value::Null }).collect();
     assert_eq!(run(&calls), expected);
 }
