@@ -184,12 +184,12 @@ impl Subtree {
     }
 }
 
-/// The largest complete subtrees that a run of leaves is made of, from left to right.
+/// The largest complete subtrees that a run of leaves is made of, from left to right. Every run of a plan begins at a multiple
+/// of the largest power of two that it holds, and so does what is left of it after each.
 fn complete_subtrees(run: Range<u64>) -> impl Iterator<Item = Subtree> {
     let mut begin = run.start;
     std::iter::from_fn(move || {
-        let fits = run.end.checked_sub(begin)?.checked_ilog2()?;
-        let height = fits.min(begin.trailing_zeros());
+        let height = run.end.checked_sub(begin)?.checked_ilog2()?;
         let subtree = Subtree { height, index: begin >> height };
         begin += 1 << height;
         Some(subtree)
