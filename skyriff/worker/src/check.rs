@@ -7,7 +7,7 @@ use skyriff_domain::video_job::{Kind, Resolution};
 use skyriff_storage::Format;
 
 use crate::{
-    Failure, JobSpec, Made, Stop, Why,
+    JobSpec, Made, Stop, Why,
     process::{self, Bounds, RunError},
     provider::Ended,
 };
@@ -37,6 +37,14 @@ struct Container {
     duration: Option<String>,
 }
 
+/// Why an output is not delivered.
+pub(crate) enum Unfit {
+    /// It is not what was asked for.
+    Wrong(String),
+    /// Nobody could look at it.
+    Unseen(Ended),
+}
+
 /// How long it is, in whole seconds rounded up, if it is what the job asked for.
 pub(crate) async fn check(
     job: &JobSpec,
@@ -44,10 +52,10 @@ pub(crate) async fn check(
     bytes_max: u64,
     niceness: i32,
     stop: &Stop,
-) -> Result<u32, Ended> {
+) -> Result<u32, Unfit> {
     let size = tokio::fs::metadata(&made.file).await.map(|file| file.len()).unwrap_or(0);
     if size == 0 || size > bytes_max {
-        return Err(wrong(made, format!("the output has {size} bytes, and may have 1 to {bytes_max}")));
+        return Err(Unfit::Wrong(format!("the output has {size} bytes, and may have 1 to {bytes_max}")));
     }
     if let Some(seconds) = made.said_seconds {
         return Ok(seconds);
@@ -55,7 +63,7 @@ pub(crate) async fn check(
     let demuxer = match made.format {
         Format::Mp4 | Format::M4a => "mov",
         Format::Mp3 => "mp3",
-        Format::Noop => return Err(wrong(made, "the output is nothing that can be played".to_owned())),
+        Format::Noop => return Err(Unfit::Wrong("the output is nothing that can be played".to_owned())),
     };
     let mut command = process::command("ffprobe");
     // What it is said to be and nothing else, and no address that it names: the file may be anybody's.
@@ -67,19 +75,14 @@ pub(crate) async fn check(
     let run = process::run("ffprobe", command, bounds, stop, |line| json.push_str(line)).await;
     match run {
         Ok(()) => {}
-        Err(RunError::Failed { .. }) => return Err(wrong(made, "the output cannot be played".to_owned())),
+        Err(RunError::Failed { .. }) => return Err(Unfit::Wrong("the output cannot be played".to_owned())),
         Err(RunError::Stopped { why: Why::TooLong, .. }) => {
-            return Err(wrong(made, "the output takes too long to look at".to_owned()));
+            return Err(Unfit::Wrong("the output takes too long to look at".to_owned()));
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(Unfit::Unseen(error.into())),
     }
-    let probed = serde_json::from_str(&json).map_err(|_| wrong(made, "the output cannot be read".to_owned()))?;
-    judge(job, &probed).map_err(|reason| wrong(made, reason))
-}
-
-/// What was paid for is still paid for; another attempt may come out better.
-fn wrong(made: &Made, reason: String) -> Ended {
-    Failure { reason, retryable: true, cost: made.cost.clone() }.into()
+    let probed = serde_json::from_str(&json).map_err(|_| Unfit::Wrong("the output cannot be read".to_owned()))?;
+    judge(job, &probed).map_err(Unfit::Wrong)
 }
 
 fn judge(job: &JobSpec, probed: &Probed) -> Result<u32, String> {

@@ -19,6 +19,6 @@ pub mod scratch;
 mod stop;
 
 pub use api::WorkerApi;
-pub use provider::{Ended, Failure, JobSpec, Made, Progress, VideoProvider, Workplace};
+pub use provider::{Ended, Failure, JobSpec, Kept, Made, Progress, VideoProvider, Workplace};
 pub use run::{Limits, Worker};
 pub use stop::{Stop, Stopper, Why};

@@ -51,6 +51,8 @@ pub struct Workplace<'a> {
     pub stop: &'a Stop,
     /// How large the output may be.
     pub bytes_max: u64,
+    /// What an earlier attempt has left was looked at, and is of no use: make another.
+    pub anew: bool,
 }
 
 /// What was made.
@@ -64,6 +66,35 @@ pub struct Made {
     pub said_seconds: Option<u32>,
     /// What the provider wants for it.
     pub cost: Cost,
+    /// Who else has it.
+    pub kept: Kept,
+}
+
+/// Who else has what was made, and so who counts its cost: each cost is told by one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Nobody: it goes with the attempt.
+    Nowhere,
+    /// The provider. Whichever attempt comes to an end with it, good or wrong, tells its cost.
+    ByProvider,
+    /// The provider, since before this attempt. Should it be wrong, an earlier one has found that out and told its cost.
+    SinceBefore,
+}
+
+impl Made {
+    /// It is not what was asked for. What was paid for is still paid for; another attempt may come out better.
+    pub(crate) fn wrong(&self, reason: String) -> Failure {
+        Failure { reason, retryable: true, cost: self.cost.clone() }
+    }
+
+    /// It may well be what was asked for, and could not be looked at or put away: where it is kept, the next attempt takes
+    /// it over, and tells its cost.
+    pub(crate) fn undelivered(&self, failure: Failure) -> Failure {
+        match self.kept {
+            Kept::Nowhere => Failure { cost: self.cost.clone(), ..failure },
+            Kept::ByProvider | Kept::SinceBefore => failure,
+        }
+    }
 }
 
 /// Why an attempt did not come to its end.

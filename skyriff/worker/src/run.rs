@@ -13,8 +13,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     WorkerApi,
     api::{Lease, Told, jittered},
-    check::check,
-    provider::{Ended, Failure, Made, Progress, VideoProvider, Workplace},
+    check::{Unfit, check},
+    provider::{Ended, Failure, Kept, Progress, VideoProvider, Workplace},
     scratch::Scratch,
     stop::{Stop, Stopper, Why},
 };
@@ -219,25 +219,36 @@ impl Worker {
         let provider = provider.ok_or_else(|| Failure::retryable("this worker has no such provider"))?;
         let folder =
             self.scratch.attempt().map_err(|error| Failure::retryable(format!("no scratch folder: {error}")))?;
-        let at = Workplace { folder: folder.path(), progress, stop, bytes_max: self.limits.bytes_max };
-        let made = provider.make(job, at).await?;
-        let seconds = check(job, &made, self.limits.bytes_max, self.limits.niceness, stop).await?;
+        let Limits { bytes_max, niceness, .. } = self.limits;
+        let at = Workplace { folder: folder.path(), progress, stop, bytes_max, anew: false };
+        let mut made = provider.make(job, at).await?;
+        let mut looked = check(job, &made, bytes_max, niceness, stop).await;
+        if made.kept == Kept::SinceBefore && matches!(looked, Err(Unfit::Wrong(_))) {
+            tracing::info!(job = %job.job, "what an earlier attempt has left is wrong; making another");
+            made = provider.make(job, Workplace { anew: true, ..at }).await?;
+            looked = check(job, &made, bytes_max, niceness, stop).await;
+        }
+        let seconds = looked.map_err(|unfit| match unfit {
+            Unfit::Wrong(reason) => made.wrong(reason).into(),
+            Unfit::Unseen(Ended::Failed(failure)) => made.undelivered(failure).into(),
+            Unfit::Unseen(stopped @ Ended::Stopped(_)) => stopped,
+        })?;
         if let Some(why) = stop.said() {
             return Err(Ended::Stopped(why));
         }
         let object = ObjectName { job: job.job, attempt: job.attempt, format: made.format };
-        let Made { file, cost, .. } = made;
-        let stored = self.storage.put(&object, &file, self.limits.bytes_max).await.map_err(|error| {
+        let stored = self.storage.put(&object, &made.file, bytes_max).await.map_err(|error| {
             tracing::warn!(job = %job.job, error = %chain(&error), "cannot store the output");
-            let reason = match error {
-                StorageError::TooLarge { bytes_max } => format!("the output is larger than {bytes_max} bytes"),
-                StorageError::Address(_) | StorageError::File { .. } | StorageError::Store(_) => {
-                    "the output could not be stored".to_owned()
+            match error {
+                StorageError::TooLarge { bytes_max } => {
+                    made.wrong(format!("the output is larger than {bytes_max} bytes"))
                 }
-            };
-            Failure { reason, retryable: true, cost: cost.clone() }
+                StorageError::Address(_) | StorageError::File { .. } | StorageError::Store(_) => {
+                    made.undelivered(Failure::retryable("the output could not be stored"))
+                }
+            }
         })?;
-        Ok(Delivered { object, stored, seconds, cost })
+        Ok(Delivered { object, stored, seconds, cost: made.cost })
     }
 
     /// Keep the lease, tell the progress, and hear what there is to hear. Does not end by itself.

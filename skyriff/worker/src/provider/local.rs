@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use skyriff_domain::video_job::{Cost, Kind};
 
-use super::{Ended, Failure, JobSpec, Made, VideoProvider, Workplace};
+use super::{Ended, Failure, JobSpec, Kept, Made, VideoProvider, Workplace};
 use crate::{
     Why,
     process::{Bounds, RunError},
@@ -65,7 +65,7 @@ impl VideoProvider for Local {
                 Kind::TextToVideo => video::make(job, at, bounds).await?,
                 Kind::TextToSpeech => speech::make(job, at, bounds).await?,
             };
-            Ok(Made { file, format, said_seconds: None, cost: Cost::none() })
+            Ok(Made { file, format, said_seconds: None, cost: Cost::none(), kept: Kept::Nowhere })
         })
     }
 }

@@ -4,7 +4,7 @@ use futures::future::BoxFuture;
 use skyriff_domain::video_job::{Cost, Kind};
 use skyriff_storage::Format;
 
-use super::{Ended, Failure, JobSpec, Made, VideoProvider, Workplace};
+use super::{Ended, Failure, JobSpec, Kept, Made, VideoProvider, Workplace};
 
 /// What every job gets.
 const OUTPUT: &[u8] = b"made by skyriff's noop provider: nothing to watch\n";
@@ -27,7 +27,13 @@ impl VideoProvider for Noop {
             let file = at.folder.join("output.noop");
             let written = tokio::fs::write(&file, OUTPUT).await;
             written.map_err(|error| Failure::retryable(format!("cannot write the output: {error}")))?;
-            Ok(Made { file, format: Format::Noop, said_seconds: Some(job.seconds), cost: Cost::none() })
+            Ok(Made {
+                file,
+                format: Format::Noop,
+                said_seconds: Some(job.seconds),
+                cost: Cost::none(),
+                kept: Kept::Nowhere,
+            })
         })
     }
 }

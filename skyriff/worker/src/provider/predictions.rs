@@ -10,7 +10,11 @@
 //!
 //! A prediction costs money, so it is never made twice by accident. When nobody knows whether a create was heard, it is
 //! looked up by its key; only when the provider says that there is none is it sent again, under the same key. A later
-//! attempt of a job first looks for what an earlier one has left running, and takes that over.
+//! attempt of a job first looks for what an earlier one has left, and takes that over.
+//!
+//! Each prediction's cost is told by one attempt: the one that comes to an end with it. Whoever cannot fetch an output for
+//! now leaves prediction and cost to the next attempt. Whoever finds that an output has vanished or is wrong tells its
+//! cost, and the next attempt, which finds the same, makes a new prediction under its own key.
 //!
 //! A webhook ([`webhooks`]) says nothing but "look now": what counts is what the provider answers to us, so a repeated
 //! or invented one changes nothing. Without one we ask at growing intervals.
@@ -18,7 +22,7 @@
 mod client;
 pub mod webhooks;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use futures::future::BoxFuture;
 use skyriff_domain::video_job::{Cost, Kind};
@@ -28,7 +32,7 @@ use url::Url;
 
 use self::client::{CallError, Client, Prediction, Status};
 use self::webhooks::Webhooks;
-use super::{Ended, Failure, JobSpec, Made, VideoProvider, Workplace};
+use super::{Ended, Failure, JobSpec, Kept, Made, VideoProvider, Workplace};
 use crate::{Why, api::jittered};
 
 /// How it goes about it.
@@ -87,14 +91,14 @@ impl Predictions {
         Ok(Self { client: Client::new(url, token, limits.request_max)?, webhooks, limits })
     }
 
-    /// The prediction for this attempt: one that an earlier attempt has left, or a new one.
-    async fn begin(&self, job: &JobSpec) -> Result<Prediction, Failure> {
+    /// The prediction for this attempt: one that an earlier attempt has left, unless it is to be made anew, or a new one.
+    async fn begin(&self, job: &JobSpec, anew: bool) -> Result<Begun, Failure> {
         let end = Instant::now() + self.limits.create_max;
         let mut wait = Wait::new(&self.limits, end);
-        if job.attempt > 1 {
+        if job.attempt > 1 && !anew {
             loop {
                 match self.client.of_job(job.job).await {
-                    Ok(Some(left)) => return Ok(left),
+                    Ok(Some(left)) => return Ok(Begun { prediction: left, is_left: true }),
                     Ok(None) => break,
                     Err(error) => wait.after(&error).await?,
                 }
@@ -104,7 +108,7 @@ impl Predictions {
         let webhook = self.webhooks.as_ref().map(Webhooks::url);
         loop {
             let unclear = match self.client.create(job, &key, webhook).await {
-                Ok(prediction) => return Ok(prediction),
+                Ok(prediction) => return Ok(Begun { prediction, is_left: false }),
                 Err(error) if error.is_ambiguous() => error,
                 Err(error) => {
                     wait.after(&error).await?;
@@ -115,7 +119,7 @@ impl Predictions {
             loop {
                 wait.after(&unclear).await?;
                 match self.client.of_key(&key).await {
-                    Ok(Some(prediction)) => return Ok(prediction),
+                    Ok(Some(prediction)) => return Ok(Begun { prediction, is_left: false }),
                     // It is known not to exist.
                     Ok(None) => break,
                     Err(error) if error.may_pass() => tracing::debug!(%error, "cannot look a prediction up"),
@@ -126,7 +130,7 @@ impl Predictions {
     }
 
     /// Wait for its end.
-    async fn follow(&self, mut prediction: Prediction, at: &Workplace<'_>) -> Result<Prediction, Failure> {
+    async fn follow(&self, mut prediction: Prediction, at: &Workplace<'_>) -> Result<Prediction, Unmade> {
         let told = self.webhooks.as_ref().map(|webhooks| webhooks.watch(&prediction.id));
         let mut poll = self.limits.poll;
         let mut heard = Instant::now();
@@ -141,12 +145,12 @@ impl Predictions {
             match self.client.get(&prediction.id).await {
                 Ok(now) => (prediction, heard) = (now, Instant::now()),
                 Err(CallError::Refused { status, .. }) if matches!(status.as_u16(), 404 | 410) => {
-                    return Err(Failure::retryable("the provider no longer knows the prediction"));
+                    return Err(Unmade::Forgotten(Failure::retryable("the provider no longer knows the prediction")));
                 }
-                Err(error) if !error.may_pass() => return Err(error.into()),
+                Err(error) if !error.may_pass() => return Err(Failure::from(error).into()),
                 Err(error) => {
                     if heard.elapsed() > self.limits.silence_max {
-                        return Err(Failure::retryable("the provider has not answered for too long"));
+                        return Err(Failure::retryable("the provider has not answered for too long").into());
                     }
                     pause = error.retry_after().unwrap_or_default().min(self.limits.back_off_max);
                     sleep(pause).await;
@@ -157,32 +161,38 @@ impl Predictions {
     }
 
     /// Copy the output to the attempt's folder, at once: providers keep them for an hour.
-    async fn fetch(&self, job: &JobSpec, prediction: &Prediction, at: &Workplace<'_>) -> Result<Made, Failure> {
-        let cost = prediction.cost();
-        let failed = |reason: String, retryable| Failure { reason, retryable, cost: prediction.cost() };
+    async fn fetch(
+        &self,
+        job: &JobSpec,
+        prediction: &Prediction,
+        at: &Workplace<'_>,
+    ) -> Result<(PathBuf, Format), Unmade> {
+        let gone = |reason: String| Unmade::Gone(Failure { reason, retryable: true, cost: prediction.cost() });
         let format = match job.kind {
             Kind::TextToVideo => Format::Mp4,
             Kind::TextToSpeech if prediction.output_is_mp3() => Format::Mp3,
             Kind::TextToSpeech => Format::M4a,
         };
-        let url = prediction.output_url().ok_or_else(|| failed("the provider named no output".to_owned(), true))?;
+        let url = prediction.output_url().ok_or_else(|| gone("the provider named no output".to_owned()))?;
         let file = at.folder.join(format!("output.{}", format.extension()));
         let mut wait = Wait::new(&self.limits, Instant::now() + self.limits.download_max);
         for _ in 0..self.limits.download_attempts {
             let fetched = self.client.download(&url, &file, at.bytes_max);
             match tokio::time::timeout_at(wait.end, fetched).await {
-                Ok(Ok(())) => return Ok(Made { file, format, said_seconds: None, cost }),
-                Ok(Err(error)) if error.may_pass() => {
-                    wait.after(&error).await.map_err(|error| Failure { cost: cost.clone(), ..error })?;
-                }
+                Ok(Ok(())) => return Ok((file, format)),
+                // Its cost is told by the attempt that takes it over.
+                Ok(Err(error)) if error.may_pass() => wait.after(&error).await?,
                 Ok(Err(CallError::Refused { status, .. })) => {
-                    return Err(failed(format!("the provider no longer has the output ({status})"), true));
+                    return Err(gone(format!("the provider no longer has the output ({status})")));
                 }
-                Ok(Err(error)) => return Err(failed(format!("cannot fetch the output: {error}"), true)),
+                Ok(Err(error @ CallError::TooLarge { .. })) => {
+                    return Err(gone(format!("cannot fetch the output: {error}")));
+                }
+                Ok(Err(error)) => return Err(Failure::retryable(format!("cannot fetch the output: {error}")).into()),
                 Err(_) => break,
             }
         }
-        Err(failed("the output could not be fetched in time".to_owned(), true))
+        Err(Failure::retryable("the output could not be fetched in time").into())
     }
 
     /// Tell the provider that nobody wants it any more. Tried twice: it costs only money.
@@ -197,33 +207,89 @@ impl Predictions {
 
     async fn make(&self, job: &JobSpec, at: Workplace<'_>) -> Result<Made, Ended> {
         // Not cut off: half a create is the one thing that nobody can tell the outcome of.
-        let prediction = self.begin(job).await?;
-        let begun = prediction.clone();
+        let begun = self.begin(job, at.anew).await?;
+        let (is_left, was_over) = (begun.is_left, begun.was_over());
+        let reason = match self.finish(job, begun, &at).await {
+            // Nobody knows what it cost.
+            Err(Unmade::Forgotten(failure)) if is_left => failure.reason,
+            // An earlier attempt has found that out, and told its cost.
+            Err(Unmade::Gone(failure)) if was_over => failure.reason,
+            made => return Ok(made?),
+        };
+        tracing::info!(job = %job.job, reason, "what an earlier attempt has left is of no use; making another");
+        let begun = self.begin(job, true).await?;
+        Ok(self.finish(job, begun, &at).await?)
+    }
+
+    /// See a prediction through to its end.
+    async fn finish(&self, job: &JobSpec, begun: Begun, at: &Workplace<'_>) -> Result<Made, Unmade> {
+        let kept = if begun.was_over() { Kept::SinceBefore } else { Kept::ByProvider };
+        let prediction = begun.prediction;
         let finish = async {
-            let prediction = self.follow(prediction, &at).await?;
+            let prediction = self.follow(prediction.clone(), at).await?;
+            let failed = |reason: String, retryable| Failure { reason, retryable, cost: prediction.cost() };
             match prediction.status {
-                Status::Succeeded => self.fetch(job, &prediction, &at).await,
-                Status::Failed => Err(Failure {
-                    reason: prediction.error().unwrap_or_else(|| "the provider could not make it".to_owned()),
-                    retryable: prediction.is_retryable(),
-                    cost: prediction.cost(),
-                }),
-                Status::Canceled | Status::Starting | Status::Processing | Status::Unknown => Err(Failure {
-                    reason: "the prediction was cancelled at the provider".to_owned(),
-                    retryable: true,
-                    cost: prediction.cost(),
-                }),
+                Status::Succeeded => {
+                    let (file, format) = self.fetch(job, &prediction, at).await?;
+                    Ok(Made { file, format, said_seconds: None, cost: prediction.cost(), kept })
+                }
+                Status::Failed => {
+                    let reason = prediction.error().unwrap_or_else(|| "the provider could not make it".to_owned());
+                    Err(failed(reason, prediction.is_retryable()).into())
+                }
+                Status::Canceled | Status::Starting | Status::Processing | Status::Unknown => {
+                    Err(failed("the prediction was cancelled at the provider".to_owned(), true).into())
+                }
             }
         };
         tokio::select! {
-            made = finish => Ok(made?),
+            made = finish => made,
             why = at.stop.heard() => {
                 // Whoever has the job next takes the prediction over.
                 if matches!(why, Why::Over | Why::TooLong) {
-                    self.cancel(&begun).await;
+                    self.cancel(&prediction).await;
                 }
-                Err(Ended::Stopped(why))
+                Err(Unmade::Ended(Ended::Stopped(why)))
             }
+        }
+    }
+}
+
+/// A prediction for an attempt.
+struct Begun {
+    prediction: Prediction,
+    /// By an earlier attempt.
+    is_left: bool,
+}
+
+impl Begun {
+    /// Whether an earlier attempt has left it finished.
+    fn was_over(&self) -> bool {
+        self.is_left && self.prediction.status.is_over()
+    }
+}
+
+/// Why a prediction comes to nothing.
+enum Unmade {
+    /// The provider no longer knows it.
+    Forgotten(Failure),
+    /// It was made, and cannot be had: it has vanished, or is too large.
+    Gone(Failure),
+    /// Anything else.
+    Ended(Ended),
+}
+
+impl From<Failure> for Unmade {
+    fn from(failure: Failure) -> Self {
+        Self::Ended(failure.into())
+    }
+}
+
+impl From<Unmade> for Ended {
+    fn from(unmade: Unmade) -> Self {
+        match unmade {
+            Unmade::Forgotten(failure) | Unmade::Gone(failure) => failure.into(),
+            Unmade::Ended(ended) => ended,
         }
     }
 }

@@ -59,7 +59,13 @@ impl Attempt {
     }
 
     fn at(&self) -> Workplace<'_> {
-        Workplace { folder: self.folder.path(), progress: &self.progress, stop: &self.stop, bytes_max: self.bytes_max }
+        Workplace {
+            folder: self.folder.path(),
+            progress: &self.progress,
+            stop: &self.stop,
+            bytes_max: self.bytes_max,
+            anew: false,
+        }
     }
 
     async fn make(&self, provider: &dyn VideoProvider, job: &JobSpec) -> Result<Made, Ended> {

@@ -32,7 +32,7 @@ const LIMITS: Limits = Limits {
     back_off_max: Duration::from_secs(2),
 };
 
-fn provider(hostile: &Hostile) -> Predictions {
+pub fn provider(hostile: &Hostile) -> Predictions {
     Predictions::new(&hostile.url(), "the-token", None, LIMITS).unwrap()
 }
 
@@ -134,16 +134,54 @@ async fn trouble_while_it_runs_is_waited_out_and_silence_is_not() {
 }
 
 #[tokio::test]
-async fn outputs_that_vanish_break_off_or_are_too_large_are_failures_that_cost() {
-    let hostile = Hostile::start().await;
-    hostile.with(|book| book.outputs = [Trouble::LostAfter, Trouble::Error].into());
-    Attempt::new().make(&provider(&hostile), &job()).await.unwrap();
-    for (outputs, bytes_max) in [(vec![Trouble::Gone], 100), (vec![Trouble::Error; 10], 100), (vec![], 5)] {
-        hostile.with(|book| book.outputs = outputs.into());
-        let attempt = Attempt { bytes_max, ..Attempt::new() };
-        let failure = failed(attempt.make(&provider(&hostile), &video(u128::from(bytes_max) + 7, "x", 2)).await);
-        assert_eq!((failure.retryable, failure.cost), (true, cost()), "{}", failure.reason);
+async fn each_prediction_s_cost_is_told_once_whatever_becomes_of_its_output() {
+    use Trouble::{Error, Gone, LostAfter};
+    // Outputs of the first attempt, those of the second, how large each may be, what each tells, and how many predictions
+    // there then are.
+    for (first, second, bytes_max, told, count) in [
+        // It breaks off, and comes in the end.
+        (vec![LostAfter, Error], vec![], [100, 100], [42_000, 0], 1),
+        // It cannot be had for now: the second attempt takes it over.
+        (vec![Error; 3], vec![], [100, 100], [0, 42_000], 1),
+        // It has vanished, or is too large, and that does not pass: another one is made.
+        (vec![Gone], vec![Gone], [100, 100], [42_000, 42_000], 2),
+        (vec![], vec![], [5, 5], [42_000, 42_000], 2),
+        // It could not be had, and then it was too late: nobody knows any more who was to tell its cost.
+        (vec![Error; 3], vec![Gone], [100, 100], [0, 42_000], 2),
+    ] {
+        let (hostile, case) = (Hostile::start().await, format!("{first:?} {second:?} {bytes_max:?}"));
+        let attempt = async |number: u32, outputs: Vec<Trouble>, bytes_max| {
+            hostile.with(|book| book.outputs = outputs.into());
+            let attempt = Attempt { bytes_max, ..Attempt::new() };
+            match attempt.make(&provider(&hostile), &JobSpec { attempt: number, ..job() }).await {
+                Ok(made) => (true, made.cost.micros),
+                Err(Ended::Failed(failure)) => {
+                    assert!(failure.retryable, "{}", failure.reason);
+                    (false, failure.cost.micros)
+                }
+                Err(stopped) => panic!("{stopped:?}"),
+            }
+        };
+        let (is_made, micros) = attempt(1, first, bytes_max[0]).await;
+        assert_eq!(micros, told[0], "{case}");
+        if !is_made {
+            assert_eq!(attempt(2, second, bytes_max[1]).await, (bytes_max[1] > 5, told[1]), "{case}");
+        }
+        assert_eq!(hostile.with(|book| book.predictions.len()), count, "{case}");
     }
+}
+
+#[tokio::test]
+async fn a_prediction_that_the_provider_forgets_is_made_anew() {
+    let hostile = Hostile::start().await;
+    hostile.with(|book| {
+        (book.looks_needed, book.looks) = (3, [Trouble::Gone].into());
+    });
+    assert!(failed(Attempt::new().make(&provider(&hostile), &job()).await).retryable);
+    // It is still listed, and nothing more is known of it.
+    hostile.with(|book| book.looks = [Trouble::Gone].into());
+    let made = Attempt::new().make(&provider(&hostile), &JobSpec { attempt: 2, ..job() }).await.unwrap();
+    assert_eq!((made.cost, hostile.with(|book| book.predictions.len())), (cost(), 2));
 }
 
 #[tokio::test]

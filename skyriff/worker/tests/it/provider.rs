@@ -55,8 +55,9 @@ pub struct Book {
     pub asked: usize,
     pub searched: usize,
     pub looked: usize,
-    /// What the outputs are.
+    /// What the outputs are, unless said otherwise for a prediction's id, as in JSON.
     pub output: Vec<u8>,
+    pub outputs_of: HashMap<String, Vec<u8>>,
     /// How many looks until a prediction has succeeded.
     pub looks_needed: usize,
 }
@@ -191,7 +192,10 @@ async fn cancel(State(hostile): State<Hostile>, Path(id): Path<String>) -> Statu
     StatusCode::OK
 }
 
-async fn output(State(hostile): State<Hostile>) -> Response {
-    let (wrong, bytes) = hostile.with(|book| (book.outputs.pop_front(), book.output.clone()));
+async fn output(State(hostile): State<Hostile>, Path(id): Path<String>) -> Response {
+    let (wrong, bytes) = hostile.with(|book| {
+        let bytes = book.outputs_of.get(&Value::from(id).to_string()).unwrap_or(&book.output).clone();
+        (book.outputs.pop_front(), bytes)
+    });
     trouble(wrong).await.unwrap_or_else(|| bytes.into_response())
 }

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use skyriff_domain::video_job::{Cost, Kind};
 use skyriff_storage::{Format, ObjectName, ObjectStorage};
 use skyriff_worker::{
-    Ended, Failure, JobSpec, Limits, Made, VideoProvider, Why, Worker, WorkerApi, Workplace,
+    Ended, Failure, JobSpec, Kept, Limits, Made, VideoProvider, Why, Worker, WorkerApi, Workplace,
     provider::{local::Local, noop::Noop},
     scratch::Scratch,
 };
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{LIMIT, board::Board, eventually, video};
+use crate::{LIMIT, board::Board, eventually, predictions, provider::Hostile, video};
 
 const LIMITS: Limits = Limits {
     concurrency: 2,
@@ -54,7 +54,7 @@ impl VideoProvider for Fake {
                 "too large" => fs::File::create(&file).unwrap().set_len(60_000_000).unwrap(),
                 other => panic!("{other}"),
             }
-            Ok(Made { file, format: Format::Mp4, said_seconds: None, cost: cost() })
+            Ok(Made { file, format: Format::Mp4, said_seconds: None, cost: cost(), kept: Kept::Nowhere })
         })
     }
 }
@@ -73,12 +73,14 @@ struct Running {
 
 impl Running {
     async fn start(limits: Limits) -> Self {
+        Self::with(vec![Arc::new(Local { niceness: 0 }), Arc::new(Noop), Arc::new(Fake)], limits).await
+    }
+
+    async fn with(providers: Vec<Arc<dyn VideoProvider>>, limits: Limits) -> Self {
         let (board, folder) = (Board::start().await, tempfile::tempdir().unwrap());
         let address = format!("file://{}", folder.path().join("objects").display());
         let storage = ObjectStorage::open(&address, []).unwrap();
         let api = WorkerApi::new(&format!("http://{}/", board.address).parse().unwrap(), "the-token", "w1").unwrap();
-        let providers: Vec<Arc<dyn VideoProvider>> =
-            vec![Arc::new(Local { niceness: 0 }), Arc::new(Noop), Arc::new(Fake)];
         let scratch = Scratch::new(&folder.path().join("scratch")).unwrap();
         let end = CancellationToken::new();
         let task = tokio::spawn(Worker::new(api, storage.clone(), scratch, providers, limits).until(end.clone()));
@@ -157,6 +159,53 @@ async fn what_does_not_work_is_told_with_its_reason_and_its_cost() {
         assert!(body["reason"].as_str().unwrap().contains(reason), "{prompt}: {body}");
         running.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_prediction_that_is_wrong_is_made_anew_and_each_cost_is_told_once() {
+    let hostile = Hostile::start().await;
+    let running = Running::with(vec![Arc::new(predictions::provider(&hostile))], LIMITS).await;
+    let job = video(1, "a lighthouse", 1);
+    let attempt = async |attempt: u32| {
+        running.board.post(&JobSpec { attempt, ..job.clone() }, "predictions");
+        let ended = running.ended(usize::try_from(attempt).unwrap()).await;
+        let (what, body) = ended.last().unwrap().clone();
+        (what, body["cost"]["micros"].as_u64().unwrap())
+    };
+    // Nothing that can be played; whoever looks at it again sees the same.
+    assert_eq!(attempt(1).await, ("fail".to_owned(), 42_000));
+    assert_eq!(attempt(2).await, ("fail".to_owned(), 42_000));
+    let good = fs::read(crate::Attempt::new().make(&Local { niceness: 0 }, &job).await.unwrap().file).unwrap();
+    hostile.with(|book| {
+        let wrong = std::mem::replace(&mut book.output, good);
+        book.outputs_of = book.predictions.iter().map(|made| (made["id"].to_string(), wrong.clone())).collect();
+    });
+    assert_eq!(attempt(3).await, ("complete".to_owned(), 42_000));
+    // Three were paid for, and three costs were told.
+    assert_eq!(hostile.with(|book| book.predictions.len()), 3);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_output_that_cannot_be_stored_is_taken_over_with_its_cost() {
+    let hostile = Hostile::start().await;
+    let job = video(1, "a lighthouse", 1);
+    let good = fs::read(crate::Attempt::new().make(&Local { niceness: 0 }, &job).await.unwrap().file).unwrap();
+    hostile.with(|book| book.output = good);
+    let running = Running::with(vec![Arc::new(predictions::provider(&hostile))], LIMITS).await;
+    // A file where the storage's folder was to be.
+    let objects = running.folder.path().join("objects");
+    fs::remove_dir_all(&objects).ok();
+    fs::write(&objects, "").unwrap();
+    running.board.post(&job, "predictions");
+    let ended = running.ended(1).await;
+    assert_eq!((ended[0].0.as_str(), &ended[0].1["cost"]["micros"]), ("fail", &0.into()), "{ended:?}");
+    fs::remove_file(&objects).unwrap();
+    running.board.post(&JobSpec { attempt: 2, ..job }, "predictions");
+    let ended = running.ended(2).await;
+    assert_eq!((ended[1].0.as_str(), &ended[1].1["cost"]["micros"]), ("complete", &42_000.into()), "{ended:?}");
+    assert_eq!(hostile.with(|book| book.predictions.len()), 1);
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -67,6 +67,8 @@ pub(super) struct Prediction {
     retryable: bool,
     #[serde(default)]
     cost: Option<Value>,
+    #[serde(default)]
+    metadata: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +115,11 @@ impl Prediction {
 
     pub(super) fn output_is_mp3(&self) -> bool {
         self.output_type.as_deref() == Some("audio/mpeg")
+    }
+
+    /// For which attempt it was made; 0 when the provider does not say.
+    fn attempt(&self) -> u64 {
+        self.metadata.as_ref().and_then(|metadata| metadata.get("attempt")?.as_u64()).unwrap_or(0)
     }
 
     /// Something to take over, or that was made already.
@@ -267,9 +274,11 @@ impl Client {
         Ok(self.search("key", key).await?.into_iter().next())
     }
 
-    /// What can be taken over of what was made for a job.
+    /// What can be taken over of what was made for a job: of the latest attempt, since the ones before it were found to be
+    /// of no use.
     pub(super) async fn of_job(&self, job: JobId) -> Result<Option<Prediction>, CallError> {
-        Ok(self.search("job", &job.to_string()).await?.into_iter().find(Prediction::is_of_use))
+        let of_use = self.search("job", &job.to_string()).await?.into_iter().filter(Prediction::is_of_use);
+        Ok(of_use.max_by_key(|prediction| (prediction.attempt(), !prediction.status.is_over())))
     }
 
     async fn search(&self, by: &str, value: &str) -> Result<Vec<Prediction>, CallError> {
