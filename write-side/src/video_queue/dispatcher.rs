@@ -33,6 +33,9 @@ const CLAIM_MAX: usize = 256;
 const DELIVERIES_MAX: usize = 4;
 /// For how long a claim keeps others away: longer than recording its lease may take.
 const CLAIM: Duration = Duration::from_secs(30);
+/// Nobody is told that there is nothing before the queue was looked at for it, however short the wait that it asked for; but
+/// it is so after this.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
 /// Kinds of workers (what they make and with what) that are looked for in one round; the others come next.
 const GROUPS_MAX: usize = 32;
 
@@ -56,7 +59,7 @@ pub struct Ask {
     pub providers: Vec<Label>,
     /// How many jobs, at most.
     pub max: usize,
-    /// How long it waits.
+    /// How long it waits when there is nothing. However short it is, the queue is looked at once.
     pub wait: Duration,
     /// Whose token it is, as in the metadata of events.
     pub actor: String,
@@ -100,6 +103,10 @@ pub(super) struct Asks {
 struct Waiting {
     ask: Ask,
     until: Instant,
+    /// The queue has been looked at for it.
+    looked: bool,
+    /// Until when it waits for that.
+    look_by: Instant,
     answer: oneshot::Sender<Vec<LeasedJob>>,
     _room: OwnedSemaphorePermit,
 }
@@ -112,12 +119,20 @@ impl VideoQueue {
     pub async fn lease(&self, ask: Ask) -> Result<Vec<LeasedJob>, Busy> {
         let room = Arc::clone(&self.asks.room).try_acquire_owned().map_err(|_| Busy)?;
         let (answer, answered) = oneshot::channel();
-        let until = Instant::now() + ask.wait;
-        self.asks.sender.send(Waiting { ask, until, answer, _room: room }).map_err(|_| Busy)?;
+        let now = Instant::now();
+        let (until, look_by) = (now + ask.wait, now + ask.wait.max(LOOK_WITHIN));
+        self.asks.sender.send(Waiting { ask, until, looked: false, look_by, answer, _room: room }).map_err(|_| Busy)?;
         tokio::select! {
             answer = answered => Ok(answer.unwrap_or_default()),
             () = self.close.cancelled() => Ok(Vec::new()),
         }
+    }
+}
+
+impl Waiting {
+    /// When it is to be answered, whatever there is.
+    fn due(&self) -> Instant {
+        if self.looked { self.until } else { self.look_by }
     }
 }
 
@@ -227,7 +242,7 @@ impl Dispatcher {
                 continue;
             }
             let look_at = Instant::now() + LOOK_AT_LEAST_EVERY;
-            let look_at = self.waiting.iter().map(|waiting| waiting.until).min().map_or(look_at, |at| at.min(look_at));
+            let look_at = self.waiting.iter().map(Waiting::due).min().map_or(look_at, |at| at.min(look_at));
             tokio::select! {
                 asked = self.asks.recv(), if open => match asked {
                     Some(waiting) => self.waiting.push_back(waiting),
@@ -251,7 +266,7 @@ impl Dispatcher {
     fn dismiss(&mut self) {
         let now = Instant::now();
         let (stay, go): (VecDeque<_>, VecDeque<_>) =
-            self.waiting.drain(..).partition(|waiting| waiting.until > now && !waiting.answer.is_closed());
+            self.waiting.drain(..).partition(|waiting| waiting.due() > now && !waiting.answer.is_closed());
         self.waiting = stay;
         for waiting in go {
             waiting.answer.send(Vec::new()).ok();
@@ -289,7 +304,7 @@ impl Dispatcher {
             full |= !jobs.is_empty() && jobs.len() == wanted.min(CLAIM_MAX) && jobs.len() < wanted;
             let (given, left) = share_out(members, jobs);
             deliveries.extend(given);
-            self.waiting.extend(left);
+            self.waiting.extend(left.into_iter().map(|waiting| Waiting { looked: true, ..waiting }));
         }
         // The order of waiting is kept within a group; across groups nobody competes for the same claim.
         self.waiting.make_contiguous().sort_by_key(|waiting| waiting.until);

@@ -90,6 +90,27 @@ async fn the_worker_routes_are_for_workers_and_take_what_they_should() {
 }
 
 #[tokio::test]
+async fn whoever_does_not_wait_gets_what_there_is() {
+    let store = Store::create().await;
+    let studio = Studio::new(&store, &long(), policy());
+    let _keeper = keeper(&store, &long(), policy());
+    let (_, name) = studio.some_order().await;
+    caught_up(&store).await;
+    // No wait is also what it is when nothing is said of it.
+    let said = studio.lease(ask(&["local"], 1, 0)).await;
+    assert_eq!(said.iter().map(|leased| &leased.job).collect::<Vec<_>>(), [&name]);
+    let (_, name) = studio.some_order().await;
+    caught_up(&store).await;
+    let mut body = ask(&["local"], 1, 0);
+    body.as_object_mut().unwrap().remove("wait_s");
+    let unsaid = studio.lease(body).await;
+    assert_eq!(unsaid.iter().map(|leased| &leased.job).collect::<Vec<_>>(), [&name]);
+    // And none, at once, when there is none.
+    assert_eq!(studio.lease(ask(&["local"], 1, 0)).await, []);
+    studio.stop().await;
+}
+
+#[tokio::test]
 async fn a_worker_that_dies_is_noticed_and_what_it_makes_later_is_refused() {
     let store = Store::create().await;
     let studio = Studio::new(&store, &short(), policy());
