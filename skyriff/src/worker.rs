@@ -79,7 +79,7 @@ pub enum Provider {
     Local,
     /// A predictions-style API.
     Predictions,
-    /// Nothing at all, at once: for load runs.
+    /// Nothing at all, at once: for load runs. Only for jobs that name it.
     Noop,
 }
 

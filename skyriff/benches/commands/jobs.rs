@@ -71,7 +71,8 @@ pub async fn run(server: &Server, report: &mut Report) -> Result<()> {
 async fn order(http: &Client, served: &Served, jobs: u64) -> Result<()> {
     let orders = stream::iter(0..jobs).map(async |number| {
         let user: UserId = store::account(number % USERS)?;
-        let body = json!({"kind": "text_to_speech", "prompt": "no-op", "seconds": 1, "user": user});
+        let body = json!({"kind": "text_to_speech", "prompt": "no-op", "seconds": 1, "user": user,
+                          "provider": "noop"});
         let request = http.post(format!("{}/v1/video-jobs", served.url)).bearer_auth(&served.token);
         let request = request.header("idempotency-key", Uuid::new_v4().to_string()).json(&body);
         let status = request.send().await?.status();

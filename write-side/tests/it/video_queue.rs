@@ -238,6 +238,29 @@ async fn a_provider_has_no_more_in_flight_than_its_cap_and_others_go_on() {
 }
 
 #[tokio::test]
+async fn noop_makes_only_what_was_ordered_of_it() {
+    let store = Store::create().await;
+    let studio = Studio::new(&store, &long(), policy());
+    let _keeper = keeper(&store, &long(), policy());
+    let (_, any) = studio.some_order().await;
+    let named = order_of(&studio, "noop").await;
+    let (_, another) = studio.some_order().await;
+    caught_up(&store).await;
+    let taken = async |providers: &[&str]| {
+        let leased = studio.lease(ask(providers, 8, 0)).await;
+        leased.into_iter().map(|leased| (leased.job, leased.provider)).collect::<Vec<_>>()
+    };
+    assert_eq!(taken(&["noop"]).await, [(named, "noop".to_owned())]);
+    assert_eq!(taken(&["noop"]).await, []);
+    // Also of a worker that has both, and prefers it.
+    let (local, named) = ("local".to_owned(), order_of(&studio, "noop").await);
+    caught_up(&store).await;
+    let expected = [(any, local.clone()), (another, local), (named, "noop".to_owned())];
+    assert_eq!(taken(&["noop", "local"]).await, expected);
+    studio.stop().await;
+}
+
+#[tokio::test]
 async fn a_provider_that_keeps_failing_is_paused_and_tried_again_with_a_single_job() {
     let store = Store::create().await;
     let breaker = Breaker { failures_min: 3, pause: Duration::from_millis(700), ..Limits::default().breaker };

@@ -1,4 +1,5 @@
-//! `noop`: makes nothing, at once. For load runs, which measure everything but the making.
+//! `noop`: makes nothing, at once. For load runs, which measure everything but the making. The queue gives it only jobs
+//! that name it: who names no provider pays for something to watch.
 
 use futures::future::BoxFuture;
 use skyriff_domain::video_job::{Cost, Kind};
