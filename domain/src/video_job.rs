@@ -18,6 +18,7 @@
 //! Deliberately absent: heartbeats and progress (they are of no interest once the job is over), and which job is whose
 //! turn (the queue's).
 
+mod fault;
 mod order;
 mod policy;
 pub mod slots;
@@ -28,6 +29,7 @@ use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use fault::WorkerFault;
 pub use order::{Cost, Kind, Order, Output, Resolution};
 pub use policy::VideoPolicy;
 pub use slots::VideoSlots;
@@ -245,7 +247,7 @@ struct Submitted {
 
 /// The reason of an attempt that ended because its worker was not heard of any more: it says nothing about the provider.
 pub fn worker_lost() -> Note {
-    Note::of("its worker was not heard of for too long")
+    WorkerFault::Lost.reason()
 }
 
 impl VideoJob {

@@ -6,7 +6,7 @@ use rand::Rng;
 use reqwest::{Client, StatusCode, header::RETRY_AFTER};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use skyriff_domain::video_job::{Cost, Kind};
+use skyriff_domain::video_job::{Cost, Kind, WorkerFault};
 use skyriff_storage::{ObjectName, Stored};
 use tokio::time::Instant;
 use url::Url;
@@ -149,7 +149,8 @@ impl WorkerApi {
             // A heartbeat is not told why; whoever speaks of the job itself is. And should the attempt be over only for
             // those who hear heartbeats, then it is now.
             Told::Over(_) => {
-                let body = json!({ "reason": "its worker was told to stop", "retryable": true, "cost": Cost::none() });
+                let body =
+                    json!({ "reason": WorkerFault::Dismissed.reason(), "retryable": true, "cost": Cost::none() });
                 match told(self.post(&path(job, "fail"), &key(job, "fail"), &body, REQUEST_MAX).await) {
                     Ok(Told::Over(why)) => Ok(Told::Over(why)),
                     Ok(Told::Heard) | Err(_) => Ok(Told::Over(Why::Lost)),

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use serde::Deserialize;
 use skyriff_domain::{
     JobId, Label, UserId,
-    video_job::{Cost, Kind, Resolution},
+    video_job::{Cost, Kind, Resolution, WorkerFault},
 };
 use skyriff_storage::Format;
 use tokio::sync::watch;
@@ -121,6 +121,11 @@ impl Failure {
     /// Another attempt may work.
     pub fn retryable(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), retryable: true, cost: Cost::none() }
+    }
+
+    /// Another attempt may work, of a worker that is better off: this says nothing about the provider.
+    pub fn of_worker(fault: WorkerFault) -> Self {
+        Self::retryable(fault.as_str())
     }
 
     /// Nor would another attempt.

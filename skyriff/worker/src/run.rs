@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use skyriff_domain::video_job::{Cost, Kind};
+use skyriff_domain::video_job::{Cost, Kind, WorkerFault};
 use skyriff_storage::{ObjectName, ObjectStorage, StorageError};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -199,7 +199,7 @@ impl Worker {
             }
             Err(Ended::Stopped(Why::Leaving)) => {
                 tracing::info!(job = %name, attempt, "given back");
-                self.api.fail(job, "the worker was stopped", true, &Cost::none()).await
+                self.api.fail(job, WorkerFault::Stopped.as_str(), true, &Cost::none()).await
             }
             Err(Ended::Stopped(why @ (Why::Over | Why::Lost))) => Ok(Told::Over(why)),
         };
@@ -216,9 +216,11 @@ impl Worker {
         let job = &lease.job;
         let provider =
             self.providers.get(lease.provider.as_str()).filter(|provider| provider.kinds().contains(&job.kind));
-        let provider = provider.ok_or_else(|| Failure::retryable("this worker has no such provider"))?;
-        let folder =
-            self.scratch.attempt().map_err(|error| Failure::retryable(format!("no scratch folder: {error}")))?;
+        let provider = provider.ok_or_else(|| Failure::of_worker(WorkerFault::NoProvider))?;
+        let folder = self.scratch.attempt().map_err(|error| {
+            tracing::warn!(%error, "no folder for an attempt");
+            Failure::of_worker(WorkerFault::NoScratch)
+        })?;
         let Limits { bytes_max, niceness, .. } = self.limits;
         let at = Workplace { folder: folder.path(), progress, stop, bytes_max, anew: false };
         let mut made = provider.make(job, at).await?;
@@ -244,7 +246,7 @@ impl Worker {
                     made.wrong(format!("the output is larger than {bytes_max} bytes"))
                 }
                 StorageError::Address(_) | StorageError::File { .. } | StorageError::Store(_) => {
-                    made.undelivered(Failure::retryable("the output could not be stored"))
+                    made.undelivered(Failure::of_worker(WorkerFault::NotStored))
                 }
             }
         })?;

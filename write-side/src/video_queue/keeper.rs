@@ -8,7 +8,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use skyriff_domain::{
     Event, JobId, Label, RecordedEvent, StreamId,
-    video_job::{self, Kind, Order},
+    video_job::{self, Kind, Order, WorkerFault},
 };
 use skyriff_follow::{ApplyError, Batch, Follower};
 use sqlx::PgConnection;
@@ -130,7 +130,8 @@ impl Changes {
             }
             E::AttemptFailed { attempt, reason, retry_at, cost: _ } => {
                 let provider = change.leased.take().map(|(_, provider)| provider);
-                if *reason != video_job::worker_lost() {
+                // What is the worker's own fault says nothing about the provider.
+                if !WorkerFault::is_in(reason) {
                     self.outcomes.push(Outcome { job, provider, worked: false });
                 }
                 let attempt = i32::try_from(*attempt).map_err(misfit)?;
@@ -139,7 +140,7 @@ impl Changes {
             E::Failed { attempt: _, reason, retryable, cost: _ } => {
                 let provider = change.leased.take().map(|(_, provider)| provider);
                 // What can never be made says something about the order and not about the provider.
-                if *retryable && *reason != video_job::worker_lost() {
+                if *retryable && !WorkerFault::is_in(reason) {
                     self.outcomes.push(Outcome { job, provider, worked: false });
                 }
                 change.last = Some(Last::Over);

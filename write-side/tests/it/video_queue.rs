@@ -7,7 +7,7 @@ use std::{
 
 use futures::future::join_all;
 use serde_json::{Value, json};
-use skyriff_domain::video_job::{Status, VideoPolicy};
+use skyriff_domain::video_job::{Status, VideoPolicy, WorkerFault};
 use skyriff_edge::Role;
 use skyriff_postgres::databases::PROCESS;
 use skyriff_write_side::video_queue::{Breaker, Limits};
@@ -319,6 +319,35 @@ async fn a_provider_that_keeps_failing_is_paused_and_tried_again_with_a_single_j
     })
     .await;
     assert_eq!(rest.len(), 2);
+    studio.stop().await;
+}
+
+/// Such as a graceful stop: it says nothing about the provider.
+#[tokio::test]
+async fn a_worker_s_own_fault_pauses_no_provider() {
+    let store = Store::create().await;
+    let breaker = Breaker { failures_min: 1, ..Limits::default().breaker };
+    let limits = Limits { breaker, ..long() };
+    let policy = VideoPolicy { attempts_max: 100, ..policy() };
+    let studio = Studio::new(&store, &limits, policy.clone());
+    let _keeper = keeper(&store, &limits, policy);
+    order_of(&studio, "fine").await;
+    let pauses = async || -> i64 {
+        let count = sqlx::query_scalar("SELECT count(*) FROM video_providers");
+        count.fetch_one(&mut store.owner().await).await.unwrap()
+    };
+    let fail = async |reason: &str| {
+        let leased = eventually("the job", async || studio.lease(ask(&["fine"], 1, 1)).await.pop()).await;
+        let body = json!({"reason": reason, "retryable": true});
+        assert_eq!(studio.work(&leased.path("fail"), body).await.status, 200, "{reason}");
+        caught_up(&store).await;
+    };
+    for fault in WorkerFault::ALL {
+        fail(fault.as_str()).await;
+        assert_eq!(pauses().await, 0, "{fault:?}");
+    }
+    fail("it broke").await;
+    assert_eq!(pauses().await, 1);
     studio.stop().await;
 }
 

@@ -8,7 +8,7 @@ mod video;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use skyriff_domain::video_job::{Cost, Kind};
+use skyriff_domain::video_job::{Cost, Kind, WorkerFault};
 
 use super::{Ended, Failure, JobSpec, Kept, Made, VideoProvider, Workplace};
 use crate::{
@@ -72,21 +72,21 @@ impl VideoProvider for Local {
 
 impl From<RunError> for Ended {
     fn from(error: RunError) -> Self {
-        let program = match &error {
+        let failure = match &error {
             RunError::Stopped { why: why @ (Why::Over | Why::Lost | Why::Leaving), .. } => return Self::Stopped(*why),
             RunError::Stopped { program, why: Why::TooLong } => {
                 return Failure::retryable(format!("{program} took too long")).into();
             }
-            RunError::Missing { program, .. } | RunError::Failed { program, .. } | RunError::Io { program, .. } => {
-                program
-            }
+            RunError::Failed { program, .. } => Failure::retryable(format!("{program} failed")),
+            RunError::Missing { .. } | RunError::Io { .. } => Failure::of_worker(WorkerFault::NoProgram),
         };
         // What a program complains about is for us; whoever asked for the video is told which one it was.
-        tracing::warn!(%error, "a program of the local provider failed");
-        Failure::retryable(format!("{program} failed")).into()
+        tracing::warn!(%error, "a program of the worker failed");
+        failure.into()
     }
 }
 
 fn cannot_write(error: &std::io::Error) -> Ended {
-    Failure::retryable(format!("cannot write to the scratch folder: {error}")).into()
+    tracing::warn!(%error, "cannot write to the scratch folder");
+    Failure::of_worker(WorkerFault::NoScratch).into()
 }

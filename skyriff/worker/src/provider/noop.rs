@@ -2,7 +2,7 @@
 //! that name it: who names no provider pays for something to watch.
 
 use futures::future::BoxFuture;
-use skyriff_domain::video_job::{Cost, Kind};
+use skyriff_domain::video_job::{Cost, Kind, WorkerFault};
 use skyriff_storage::Format;
 
 use super::{Ended, Failure, JobSpec, Kept, Made, VideoProvider, Workplace};
@@ -27,7 +27,10 @@ impl VideoProvider for Noop {
         Box::pin(async move {
             let file = at.folder.join("output.noop");
             let written = tokio::fs::write(&file, OUTPUT).await;
-            written.map_err(|error| Failure::retryable(format!("cannot write the output: {error}")))?;
+            written.map_err(|error| {
+                tracing::warn!(%error, "cannot write to the scratch folder");
+                Failure::of_worker(WorkerFault::NoScratch)
+            })?;
             Ok(Made {
                 file,
                 format: Format::Noop,

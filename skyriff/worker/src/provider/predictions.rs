@@ -25,7 +25,7 @@ pub mod webhooks;
 use std::{path::PathBuf, time::Duration};
 
 use futures::future::BoxFuture;
-use skyriff_domain::video_job::{Cost, Kind};
+use skyriff_domain::video_job::{Cost, Kind, WorkerFault};
 use skyriff_storage::Format;
 use tokio::time::{Instant, sleep};
 use url::Url;
@@ -188,7 +188,10 @@ impl Predictions {
                 Ok(Err(error @ CallError::TooLarge { .. })) => {
                     return Err(gone(format!("cannot fetch the output: {error}")));
                 }
-                Ok(Err(error)) => return Err(Failure::retryable(format!("cannot fetch the output: {error}")).into()),
+                Ok(Err(error)) => {
+                    tracing::warn!(job = %job.job, %error, "cannot write an output to the scratch folder");
+                    return Err(Failure::of_worker(WorkerFault::NoScratch).into());
+                }
                 Err(_) => break,
             }
         }

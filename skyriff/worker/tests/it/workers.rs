@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use skyriff_domain::video_job::{Cost, Kind};
+use skyriff_domain::video_job::{Cost, Kind, WorkerFault};
 use skyriff_storage::{Format, ObjectName, ObjectStorage};
 use skyriff_worker::{
     Ended, Failure, JobSpec, Kept, Limits, Made, VideoProvider, Why, Worker, WorkerApi, Workplace,
@@ -200,6 +200,7 @@ async fn an_output_that_cannot_be_stored_is_taken_over_with_its_cost() {
     running.board.post(&job, "predictions");
     let ended = running.ended(1).await;
     assert_eq!((ended[0].0.as_str(), &ended[0].1["cost"]["micros"]), ("fail", &0.into()), "{ended:?}");
+    assert_eq!(ended[0].1["reason"], WorkerFault::NotStored.as_str());
     fs::remove_file(&objects).unwrap();
     running.board.post(&JobSpec { attempt: 2, ..job }, "predictions");
     let ended = running.ended(2).await;
@@ -247,7 +248,7 @@ async fn a_worker_that_is_to_end_gives_back_what_it_cannot_finish() {
         let [(what, body)] = &ended[..] else { panic!("{ended:?}") };
         assert_eq!(
             (what.as_str(), &body["retryable"], &body["reason"]),
-            ("fail", &true.into(), &"the worker was stopped".into())
+            ("fail", &true.into(), &WorkerFault::Stopped.as_str().into())
         );
     }
 }
