@@ -142,9 +142,7 @@ impl WorkerApi {
     /// # Errors
     /// [`ApiError`].
     pub async fn heartbeat(&self, job: &JobSpec, progress: u8) -> Result<Told, ApiError> {
-        let body = json!({ "progress": progress });
-        let answer = self.post(&path(job, "heartbeat"), &Uuid::new_v4().to_string(), &body, REQUEST_MAX).await;
-        match told(answer)? {
+        match self.beat(job, progress).await? {
             Told::Heard => Ok(Told::Heard),
             // A heartbeat is not told why; whoever speaks of the job itself is. And should the attempt be over only for
             // those who hear heartbeats, then it is now.
@@ -157,6 +155,15 @@ impl WorkerApi {
                 }
             }
         }
+    }
+
+    /// The same, when nothing follows from the answer: what there is to be said of the attempt is being said.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn beat(&self, job: &JobSpec, progress: u8) -> Result<Told, ApiError> {
+        let body = json!({ "progress": progress });
+        told(self.post(&path(job, "heartbeat"), &Uuid::new_v4().to_string(), &body, REQUEST_MAX).await)
     }
 
     /// It was made. Told until it is heard, for a bounded time.

@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     WorkerApi,
-    api::{Lease, Told, jittered},
+    api::{ApiError, Lease, Told, jittered},
     check::{Unfit, check},
     provider::{Ended, Failure, Kept, Progress, VideoProvider, Workplace},
     scratch::Scratch,
@@ -165,17 +165,31 @@ impl Worker {
                 () = &mut watch => Err(Ended::Stopped(Why::Lost)),
                 () = sleep(limit) => {
                     stopper.say(Why::TooLong);
-                    let stopped = timeout(STOPPING_MAX, &mut made).await;
+                    let stopped = self.beside_heartbeats(&lease, &progress, timeout(STOPPING_MAX, &mut made)).await;
                     stopped.unwrap_or(Err(Ended::Stopped(Why::TooLong)))
                 }
                 why = stop.heard() => {
                     // It has heard that too, and may have something to end.
-                    let stopped = timeout(STOPPING_MAX, &mut made).await;
+                    let stopped = self.beside_heartbeats(&lease, &progress, timeout(STOPPING_MAX, &mut made)).await;
                     stopped.unwrap_or(Err(Ended::Stopped(why)))
                 }
             }
         };
-        let told = match made {
+        // It may take a while until it is heard, and until then the lease must not run out.
+        let told = self.beside_heartbeats(&lease, &progress, self.tell(&lease, made, started)).await;
+        match told {
+            Ok(Told::Heard) => {}
+            Ok(Told::Over(why)) => tracing::info!(job = %name, attempt, ?why, "the attempt is over"),
+            // Its lease runs out, and the job is tried again.
+            Err(error) => tracing::warn!(job = %name, attempt, error = %chain(&error), "cannot say what came of it"),
+        }
+    }
+
+    /// Say what came of an attempt.
+    async fn tell(&self, lease: &Lease, made: Result<Delivered, Ended>, started: Instant) -> Result<Told, ApiError> {
+        let job = &lease.job;
+        let (name, attempt) = (job.job, job.attempt);
+        match made {
             Ok(delivered) => {
                 let Delivered { object, stored, seconds, cost } = &delivered;
                 let told = self.api.complete(job, object, stored, *seconds, cost).await;
@@ -202,12 +216,6 @@ impl Worker {
                 self.api.fail(job, WorkerFault::Stopped.as_str(), true, &Cost::none()).await
             }
             Err(Ended::Stopped(why @ (Why::Over | Why::Lost))) => Ok(Told::Over(why)),
-        };
-        match told {
-            Ok(Told::Heard) => {}
-            Ok(Told::Over(why)) => tracing::info!(job = %name, attempt, ?why, "the attempt is over"),
-            // Its lease runs out, and the job is tried again.
-            Err(error) => tracing::warn!(job = %name, attempt, error = %chain(&error), "cannot say what came of it"),
         }
     }
 
@@ -251,6 +259,27 @@ impl Worker {
             }
         })?;
         Ok(Delivered { object, stored, seconds, cost: made.cost })
+    }
+
+    /// Do what is not to be interrupted any more, and keep the lease meanwhile, whatever comes of that.
+    async fn beside_heartbeats<T>(&self, lease: &Lease, progress: &Progress, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let mut beats = interval(lease.beat());
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // One was sent a moment ago.
+        beats.reset();
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = beats.tick() => {}
+            }
+            tokio::select! {
+                done = &mut work => return done,
+                told = self.api.beat(&lease.job, progress.now()) => if let Err(error) = told {
+                    tracing::debug!(job = %lease.job.job, error = %chain(&error), "a heartbeat was not heard");
+                },
+            }
+        }
     }
 
     /// Keep the lease, tell the progress, and hear what there is to hear. Does not end by itself.

@@ -27,6 +27,8 @@ pub struct Book {
     pub over: Option<&'static str>,
     /// So many requests about attempts are answered with 503, after they were carried out.
     pub troubles: usize,
+    /// Heartbeats are told that the attempt is over, and nothing else is.
+    pub stale: bool,
     pub keys: Vec<String>,
     pub asks: Vec<Value>,
 }
@@ -109,6 +111,11 @@ async fn about(
         }
         if what == "heartbeat" {
             book.heartbeats.push(body["progress"].as_u64().unwrap().try_into().unwrap());
+            if book.stale {
+                let problem =
+                    json!({ "type": "/problems/stale-attempt", "detail": format!("attempt {attempt} is over") });
+                return (StatusCode::CONFLICT, Json(problem)).into_response();
+            }
             return Json(json!({})).into_response();
         }
         let key = headers["idempotency-key"].to_str().unwrap().to_owned();

@@ -237,6 +237,31 @@ async fn progress_comes_with_heartbeats() {
 }
 
 #[tokio::test]
+async fn a_lease_is_kept_until_what_came_of_it_is_heard() {
+    for (prompt, provider, what) in [("x", "noop", "complete"), ("fail", "fake", "fail")] {
+        let running = Running::start(LIMITS).await;
+        // Whatever is said is answered with 503.
+        running.board.with(|book| book.troubles = usize::MAX);
+        running.board.post(&video(1, prompt, 3), provider);
+        running.ended(1).await;
+        let beats = async |more: usize| {
+            let count = running.board.with(|book| book.heartbeats.len()) + more;
+            let heard = async || running.board.with(|book| (book.heartbeats.len() >= count).then_some(()));
+            eventually("heartbeats", heard).await;
+        };
+        beats(3).await;
+        // What heartbeats are told does not keep it from being said, and nothing else is said.
+        running.board.with(|book| book.stale = true);
+        beats(3).await;
+        running.board.with(|book| book.troubles = 0);
+        eventually("its folder's end", async || running.attempts().is_empty().then_some(())).await;
+        let ended = running.board.ended();
+        assert!(matches!(&ended[..], [(only, _)] if only == what), "{ended:?}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_worker_that_is_to_end_gives_back_what_it_cannot_finish() {
     for prompt in ["for ever", "deaf"] {
         let running = Running::start(LIMITS).await;
