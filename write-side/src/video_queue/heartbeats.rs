@@ -1,4 +1,5 @@
-//! Heartbeats: however many arrive at once, one statement for each database keeps their leases.
+//! Heartbeats: however many arrive at once, one statement for each database keeps their leases, and another asks the log
+//! about those that the queue does not have.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -96,23 +97,15 @@ async fn run(
 }
 
 async fn keep(pool: PgPool, beats: Vec<(Beat, oneshot::Sender<Answer>)>, lease_s: f64) {
-    // A lease that the queue has not heard of yet is one attempt further than its row, which is claimed: it is as good as
-    // one that it has.
     let keep = sqlx::query_as(
         "WITH beats AS (
              SELECT DISTINCT ON (job, attempt) * FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::smallint[])
                  AS b (job, user_id, attempt, progress) ORDER BY job, attempt, progress DESC
-         ), kept AS (
-             UPDATE video_queue q SET lease_until = clock_timestamp() + make_interval(secs => $5), progress = b.progress
-             FROM beats b
-             WHERE q.job = b.job AND q.user_id = b.user_id AND q.attempt = b.attempt AND q.status = 'leased'
-             RETURNING q.job, q.attempt, q.lease_until
          )
-         SELECT job, attempt, lease_until FROM kept
-         UNION ALL
-         SELECT q.job, b.attempt, clock_timestamp() + make_interval(secs => $5)
-         FROM beats b JOIN video_queue q ON q.job = b.job AND q.user_id = b.user_id AND q.attempt + 1 = b.attempt
-         WHERE q.status = 'queued' AND q.claimed_until > clock_timestamp()",
+         UPDATE video_queue q SET lease_until = clock_timestamp() + make_interval(secs => $5), progress = b.progress
+         FROM beats b
+         WHERE q.job = b.job AND q.user_id = b.user_id AND q.attempt = b.attempt AND q.status = 'leased'
+         RETURNING q.job, q.attempt, q.lease_until",
     )
     .bind(beats.iter().map(|(beat, _)| beat.job.0).collect::<Vec<_>>())
     .bind(beats.iter().map(|(beat, _)| beat.user.0).collect::<Vec<_>>())
@@ -120,13 +113,15 @@ async fn keep(pool: PgPool, beats: Vec<(Beat, oneshot::Sender<Answer>)>, lease_s
     .bind(beats.iter().map(|(beat, _)| i16::from(beat.progress.min(100))).collect::<Vec<_>>())
     .bind(lease_s)
     .fetch_all(&pool);
-    let kept: sqlx::Result<Vec<(Uuid, i32, DateTime<Utc>)>> = within(keep).await;
+    let kept: sqlx::Result<Vec<Kept>> = within(keep).await;
+    let kept = match kept {
+        Ok(kept) => in_the_log(&pool, &beats, kept, lease_s).await,
+        Err(error) => Err(error),
+    };
     match kept {
-        Ok(rows) => {
-            let kept: HashMap<_, _> = rows.into_iter().map(|(job, attempt, until)| ((job, attempt), until)).collect();
+        Ok(kept) => {
             for (beat, answer) in beats {
-                let attempt = i32::try_from(beat.attempt).unwrap_or(i32::MAX);
-                answer.send(Ok(kept.get(&(beat.job.0, attempt)).copied())).ok();
+                answer.send(Ok(kept.get(&key(&beat)).copied())).ok();
             }
         }
         Err(error) => {
@@ -137,4 +132,46 @@ async fn keep(pool: PgPool, beats: Vec<(Beat, oneshot::Sender<Answer>)>, lease_s
             }
         }
     }
+}
+
+/// A job, its attempt, and until when its lease is kept.
+type Kept = (Uuid, i32, DateTime<Utc>);
+
+fn key(beat: &Beat) -> (Uuid, i32) {
+    (beat.job.0, i32::try_from(beat.attempt).unwrap_or(i32::MAX))
+}
+
+/// With the leases that the queue does not have: it may be behind the log, or be built again at this moment, and before a
+/// worker is told that its attempt is over, the log is asked. The queue will have such a lease for as long as any other.
+async fn in_the_log(
+    pool: &PgPool,
+    beats: &[(Beat, oneshot::Sender<Answer>)],
+    kept: Vec<Kept>,
+    lease_s: f64,
+) -> sqlx::Result<HashMap<(Uuid, i32), DateTime<Utc>>> {
+    let mut kept: HashMap<_, _> = kept.into_iter().map(|(job, attempt, until)| ((job, attempt), until)).collect();
+    let unknown: Vec<_> = beats.iter().map(|(beat, _)| beat).filter(|beat| !kept.contains_key(&key(beat))).collect();
+    if unknown.is_empty() {
+        return Ok(kept);
+    }
+    let last = sqlx::query_as(
+        "SELECT b.job, b.attempt, clock_timestamp() + make_interval(secs => $4)
+         FROM unnest($1::uuid[], $2::uuid[], $3::integer[]) AS b (job, user_id, attempt)
+         JOIN events first ON first.aggregate_type = 'video_job' AND first.aggregate_id = b.job::text
+                          AND first.sequence = 1
+         CROSS JOIN LATERAL (
+             SELECT e.event_type, e.payload FROM events e
+             WHERE e.aggregate_type = 'video_job' AND e.aggregate_id = b.job::text ORDER BY e.sequence DESC LIMIT 1
+         ) last
+         WHERE last.event_type = 'leased' AND last.payload -> 'leased' ->> 'attempt' = b.attempt::text
+           AND first.payload -> 'submitted' ->> 'user' = b.user_id::text",
+    )
+    .bind(unknown.iter().map(|beat| beat.job.0).collect::<Vec<_>>())
+    .bind(unknown.iter().map(|beat| beat.user.0).collect::<Vec<_>>())
+    .bind(unknown.iter().map(|beat| key(beat).1).collect::<Vec<_>>())
+    .bind(lease_s)
+    .fetch_all(pool);
+    let last: Vec<Kept> = within(last).await?;
+    kept.extend(last.into_iter().map(|(job, attempt, until)| ((job, attempt), until)));
+    Ok(kept)
 }

@@ -419,6 +419,32 @@ async fn the_log_decides_when_the_queue_is_wrong() {
     }
 }
 
+/// A keeper may be behind for long, and the queue may be built again while attempts run.
+#[tokio::test]
+async fn whoever_has_the_attempt_in_the_log_keeps_it_whatever_the_queue_has() {
+    let store = Store::create().await;
+    let studio = Studio::new(&store, &long(), policy());
+    let keeper_side = keeper(&store, &long(), policy());
+    let (user, _) = studio.some_order().await;
+    caught_up(&store).await;
+    keeper_side.0.stop().await;
+    let leased = studio.next().await;
+    let another = Leased { user: Uuid::new_v4().to_string(), ..leased.clone() };
+    let next = Leased { attempt: 2, ..leased.clone() };
+    let mut owner = store.owner().await;
+    for behind in ["UPDATE video_queue SET claimed_until = now() - interval '1 minute'", "DELETE FROM video_queue"] {
+        owner.execute(behind).await.unwrap();
+        assert_eq!(studio.beat(&leased, 5).await.status, 200, "{behind}");
+        for stale in [&next, &another] {
+            assert_eq!(studio.beat(stale, 5).await.kind(), (409, "stale-attempt"), "{behind}: {stale:?}");
+        }
+    }
+    assert_eq!(studio.complete(&leased, 1).await.status, 200);
+    assert_eq!(studio.beat(&leased, 5).await.kind(), (409, "stale-attempt"));
+    assert_eq!(points(&store, user).await, (99, 0));
+    studio.stop().await;
+}
+
 #[tokio::test]
 async fn a_thousand_workers_that_wait_cost_a_few_statements_and_get_what_comes() {
     const WORKERS: usize = 1_000;
