@@ -1,5 +1,8 @@
 //! Notices what is over: leases whose workers are not heard of any more, and jobs that have waited for too long.
 //!
+//! A worker is not heard of either while the queue cannot be reached. So leases count as lost only once the queue could be
+//! looked at for a whole lease, without a gap: whoever is alive has been heard of in that time.
+//!
 //! Several nodes may do it at once, and again after a crash: the ids of the commands derive from the job and the attempt.
 
 use std::time::Duration;
@@ -10,6 +13,7 @@ use skyriff_domain::{
     video_job::{self, Cost, Step, steps::What},
 };
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -41,20 +45,40 @@ impl Sweeper {
     pub(super) async fn run(self, stop: CancellationToken) {
         let pause = LOOK_EVERY.min(self.limits.lease / 4).max(Duration::from_millis(20));
         let mut connection = None;
+        let mut looks = Looks { gap_max: self.limits.lease, unbroken: None };
         loop {
             tokio::select! { () = tokio::time::sleep(pause) => {} () = stop.cancelled() => return }
-            if let Err(error) = self.sweep(&mut connection).await {
+            // Before the look: who was not heard of before it began may be so after it.
+            let since = looks.since(Instant::now());
+            if let Err(error) = self.sweep(&mut connection, since.elapsed() >= self.limits.lease).await {
                 connection = None;
+                looks.unbroken = None;
                 tracing::warn!(%error, "video jobs are not swept for now");
             }
         }
     }
 
-    async fn sweep(&self, connection: &mut Option<PgConnection>) -> sqlx::Result<()> {
+    async fn sweep(&self, connection: &mut Option<PgConnection>, lost_are_lost: bool) -> sqlx::Result<()> {
         let open = match connection {
             Some(open) => open,
             None => connection.insert(within(self.options.connect()).await?),
         };
+        if lost_are_lost {
+            self.sweep_lost(open).await?;
+        }
+        let expired = sqlx::query_as(
+            "SELECT job, user_id, attempt FROM video_queue
+             WHERE status = 'queued' AND submitted_at < clock_timestamp() - make_interval(secs => $1)
+               AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+             ORDER BY submitted_at LIMIT $2",
+        );
+        let expired = expired.bind(self.limits.waiting_max.as_secs_f64()).bind(BATCH_MAX);
+        let expired: Vec<Found> = within(expired.fetch_all(&mut *open)).await?;
+        self.end(&expired, "expired", |_| What::Expire).await;
+        report(open).await
+    }
+
+    async fn sweep_lost(&self, open: &mut PgConnection) -> sqlx::Result<()> {
         let lost = sqlx::query_as(
             "SELECT job, user_id, attempt FROM video_queue
              WHERE status = 'leased' AND provider IS NOT NULL AND lease_until < clock_timestamp()
@@ -69,16 +93,7 @@ impl Sweeper {
             cost: Cost::none(),
         })
         .await;
-        let expired = sqlx::query_as(
-            "SELECT job, user_id, attempt FROM video_queue
-             WHERE status = 'queued' AND submitted_at < clock_timestamp() - make_interval(secs => $1)
-               AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
-             ORDER BY submitted_at LIMIT $2",
-        );
-        let expired = expired.bind(self.limits.waiting_max.as_secs_f64()).bind(BATCH_MAX);
-        let expired: Vec<Found> = within(expired.fetch_all(&mut *open)).await?;
-        self.end(&expired, "expired", |_| What::Expire).await;
-        report(open).await
+        Ok(())
     }
 
     async fn end(&self, found: &[Found], name: &'static str, what: impl Fn(u32) -> What) {
@@ -99,6 +114,23 @@ impl Sweeper {
     }
 }
 
+/// Since when the queue could be looked at without a gap.
+struct Looks {
+    /// Whoever has not looked for longer, because its machine slept or its database hung, begins anew.
+    gap_max: Duration,
+    /// The first look and the last one.
+    unbroken: Option<(Instant, Instant)>,
+}
+
+impl Looks {
+    /// There is a look now: when was the first one of those without a gap?
+    fn since(&mut self, now: Instant) -> Instant {
+        let unbroken = self.unbroken.filter(|(_, last)| now.duration_since(*last) <= self.gap_max);
+        let (first, _) = *self.unbroken.insert((unbroken.map_or(now, |(first, _)| first), now));
+        first
+    }
+}
+
 async fn report(connection: &mut PgConnection) -> sqlx::Result<()> {
     // Counting all of a long queue each time would cost more than it tells.
     let ask = sqlx::query_as(
@@ -113,4 +145,22 @@ async fn report(connection: &mut PgConnection) -> sqlx::Result<()> {
     gauge!(JOBS, "state" => "leased").set(number(leased));
     gauge!(OLDEST_SECONDS).set(oldest_s);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_between_two_looks_begins_anew() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut looks = Looks { gap_max: Duration::from_secs(15), unbroken: None };
+        for (now, since) in [(0, 0), (1, 0), (16, 0), (32, 32), (40, 32), (55, 32), (71, 71)] {
+            assert_eq!(looks.since(at(now)), at(since), "{now}");
+        }
+        // As after a look that failed.
+        looks.unbroken = None;
+        assert_eq!(looks.since(at(72)), at(72));
+    }
 }

@@ -137,6 +137,38 @@ async fn a_worker_that_dies_is_noticed_and_what_it_makes_later_is_refused() {
     studio.stop().await;
 }
 
+/// While the queue was away nobody could be heard of: whoever is alive says so within a lease.
+#[tokio::test]
+async fn after_an_outage_leases_are_lost_only_when_workers_could_be_heard_of_for_a_while() {
+    let store = Store::create().await;
+    let limits = Limits { lease: Duration::from_secs(3), ..Limits::default() };
+    let studio = Studio::new(&store, &limits, policy());
+    let _keeper = keeper(&store, &limits, policy());
+    studio.some_order().await;
+    let leased = studio.next().await;
+    caught_up(&store).await;
+    let mut process = store.connect(PROCESS).await;
+    // The sweeper's connection, once it has looked at everything with it.
+    let sweeper = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'
+                   AND application_name = 'skyriff video sweeper' AND query LIKE '%10000%' AND pid <> $1";
+    let first: i32 = eventually("a look of the sweeper", async || {
+        sqlx::query_scalar(sweeper).bind(0).fetch_optional(&mut process).await.unwrap()
+    })
+    .await;
+    // An outage that is longer than the lease.
+    process.execute("BEGIN; UPDATE video_queue SET lease_until = now() - interval '1 minute'").await.unwrap();
+    sqlx::query("SELECT pg_terminate_backend($1, 5000)").bind(first).execute(&mut process).await.unwrap();
+    process.execute("COMMIT").await.unwrap();
+    let _second: i32 = eventually("another look of the sweeper", async || {
+        sqlx::query_scalar(sweeper).bind(first).fetch_optional(&mut process).await.unwrap()
+    })
+    .await;
+    assert_eq!(studio.beat(&leased, 10).await.status, 200);
+    // And who is not heard of even then is lost.
+    becomes(&store, &leased.job, Status::Queued).await;
+    studio.stop().await;
+}
+
 #[tokio::test]
 async fn heartbeats_keep_a_lease_and_late_work_of_an_old_attempt_is_refused() {
     let store = Store::create().await;
