@@ -24,7 +24,7 @@
 //! | `SKYRIFF_PAYOUT_URL`, `…_NAME`, `…_SECRET` or `…_SECRET_FILE`, `…_CONNECT_TIMEOUT_MS`, `…_TIMEOUT_MS` | for `http`: where it is, what it is called, what is signed with, how long it may take |
 //! | `SKYRIFF_PAYOUT_LOOK_AGAIN_MIN_MS`, `…_LOOK_AGAIN_MAX_MS`, `…_ATTENTION_AFTER_S` | how long payouts are waited for |
 //! | `SKYRIFF_VIDEO_PRICES`, `…_SECONDS_MAX`, `…_IN_FLIGHT_MAX`, `…_ATTEMPTS_MAX`, `…_BACK_OFF_S`, `…_BACK_OFF_MAX_S` | the numbers of video jobs |
-//! | `SKYRIFF_VIDEO_LEASE_S`, `…_AGING_S`, `…_WAITING_MAX_S`, `…_PROVIDER_CAPS`, `…_BREAKER_FAILURES`, `…_BREAKER_WINDOW_S`, `…_BREAKER_PAUSE_S`, `…_BREAKER_PAUSE_MAX_S` | how the queue of video jobs works |
+//! | `SKYRIFF_VIDEO_LEASE_S`, `…_ATTEMPT_MAX_S`, `…_AGING_S`, `…_WAITING_MAX_S`, `…_PROVIDER_CAPS`, `…_BREAKER_FAILURES`, `…_BREAKER_WINDOW_S`, `…_BREAKER_PAUSE_S`, `…_BREAKER_PAUSE_MAX_S` | how the queue of video jobs works |
 //! | `SKYRIFF_POINT_WORTH_MICROS` | what a point is worth in each currency, for margins: `usd=10000` |
 //! | `SKYRIFF_SWEEP_EVERY_S` | how often outputs that no job names are deleted |
 //! | `SKYRIFF_STORAGE`, and `AWS_…` | where outputs are kept: `file:///FOLDER` or `s3://BUCKET/PREFIX`; the folder `objects` of `dev` |

@@ -47,6 +47,8 @@ pub use watch::{Change, NotWatched, Watched};
 pub struct Limits {
     /// How long a worker may go without being heard of.
     pub lease: Duration,
+    /// How long an attempt may take, however often its worker is heard of; longer than any worker lets one take.
+    pub attempt_max: Duration,
     /// How much earlier one more step of priority makes a job's turn.
     pub aging: Duration,
     /// Jobs that have not been made this long after they were submitted expire.
@@ -82,6 +84,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(15),
+            attempt_max: Duration::from_secs(3_600),
             aging: Duration::from_secs(60),
             waiting_max: Duration::from_secs(24 * 3_600),
             provider_caps: BTreeMap::new(),

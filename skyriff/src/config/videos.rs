@@ -41,6 +41,10 @@ pub struct VideoQueueArguments {
     /// How long a worker may go without being heard of, in seconds.
     #[arg(long, env = "SKYRIFF_VIDEO_LEASE_S", default_value = "15")]
     video_lease_s: f64,
+    /// How long an attempt may take, however often its worker is heard of, in seconds. Workers give one up by themselves
+    /// after ten minutes and half a minute for each second that is to be made; this is for those that do not.
+    #[arg(long, env = "SKYRIFF_VIDEO_ATTEMPT_MAX_S", default_value = "3600")]
+    video_attempt_max_s: f64,
     /// By how many seconds of waiting one more step of priority brings a job forward.
     #[arg(long, env = "SKYRIFF_VIDEO_AGING_S", default_value = "60")]
     video_aging_s: f64,
@@ -144,6 +148,7 @@ impl VideoQueueArguments {
         let defaults = Limits::default();
         Ok(Limits {
             lease: seconds("video-lease-s", self.video_lease_s)?,
+            attempt_max: seconds("video-attempt-max-s", self.video_attempt_max_s)?,
             aging: seconds("video-aging-s", self.video_aging_s)?,
             waiting_max: seconds("video-waiting-max-s", self.video_waiting_max_s)?,
             provider_caps: self.video_provider_caps.0.clone(),

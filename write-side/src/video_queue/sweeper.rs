@@ -1,4 +1,5 @@
-//! Notices what is over: leases whose workers are not heard of any more, and jobs that have waited for too long.
+//! Notices what is over: leases whose workers are not heard of any more, or are heard of and come to no end, and jobs that
+//! have waited for too long.
 //!
 //! A worker is not heard of either while the queue cannot be reached. So leases count as lost only once the queue could be
 //! looked at for a whole lease, without a gap: whoever is alive has been heard of in that time.
@@ -10,7 +11,7 @@ use std::time::Duration;
 use metrics::{counter, gauge};
 use skyriff_domain::{
     JobId, UserId,
-    video_job::{self, Cost, Step, steps::What},
+    video_job::{self, Cost, Step, WorkerFault, steps::What},
 };
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::Instant;
@@ -29,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const JOBS: &str = "skyriff_video_jobs";
 /// Seconds since the oldest job that is queued was submitted; 0 when there is none.
 const OLDEST_SECONDS: &str = "skyriff_video_oldest_queued_seconds";
-/// What was swept, by `what`: lost, expired.
+/// What was swept, by `what`: lost, endless, expired.
 const SWEPT: &str = "skyriff_video_swept_total";
 
 pub(super) struct Sweeper {
@@ -58,14 +59,15 @@ impl Sweeper {
         }
     }
 
-    async fn sweep(&self, connection: &mut Option<PgConnection>, lost_are_lost: bool) -> sqlx::Result<()> {
+    async fn sweep(&self, connection: &mut Option<PgConnection>, notice_lost: bool) -> sqlx::Result<()> {
         let open = match connection {
             Some(open) => open,
             None => connection.insert(within(self.options.connect()).await?),
         };
-        if lost_are_lost {
+        if notice_lost {
             self.sweep_lost(open).await?;
         }
+        self.sweep_endless(open).await?;
         let expired = sqlx::query_as(
             "SELECT job, user_id, attempt FROM video_queue
              WHERE status = 'queued' AND submitted_at < clock_timestamp() - make_interval(secs => $1)
@@ -87,6 +89,26 @@ impl Sweeper {
         let lost: Vec<Found> = within(lost.bind(BATCH_MAX).fetch_all(&mut *open)).await?;
         let reason = video_job::worker_lost();
         self.end(&lost, "lost", |attempt| What::FailAttempt {
+            attempt,
+            reason: reason.clone(),
+            retryable: true,
+            cost: Cost::none(),
+        })
+        .await;
+        Ok(())
+    }
+
+    /// Whoever hangs and still sends heartbeats would have its job, and the points for it, for ever.
+    async fn sweep_endless(&self, open: &mut PgConnection) -> sqlx::Result<()> {
+        let endless = sqlx::query_as(
+            "SELECT job, user_id, attempt FROM video_queue
+             WHERE status = 'leased' AND provider IS NOT NULL AND leased_at < clock_timestamp() - make_interval(secs => $1)
+             ORDER BY leased_at LIMIT $2",
+        );
+        let endless = endless.bind(self.limits.attempt_max.as_secs_f64()).bind(BATCH_MAX);
+        let endless: Vec<Found> = within(endless.fetch_all(open)).await?;
+        let reason = WorkerFault::Endless.reason();
+        self.end(&endless, "endless", |attempt| What::FailAttempt {
             attempt,
             reason: reason.clone(),
             retryable: true,

@@ -170,6 +170,26 @@ async fn after_an_outage_leases_are_lost_only_when_workers_could_be_heard_of_for
 }
 
 #[tokio::test]
+async fn heartbeats_do_not_keep_a_lease_for_ever() {
+    let store = Store::create().await;
+    let limits = Limits { attempt_max: Duration::from_millis(500), ..long() };
+    let studio = Studio::new(&store, &limits, policy());
+    let _keeper = keeper(&store, &limits, policy());
+    studio.some_order().await;
+    let leased = studio.next().await;
+    let stale = eventually("the end of a lease", async || {
+        let answer = studio.beat(&leased, 10).await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(stale.kind(), (409, "stale-attempt"));
+    let log = store.log().await;
+    let failed = log.iter().find(|logged| logged.event_type == "attempt_failed").unwrap();
+    assert!(failed.payload.contains(WorkerFault::Endless.as_str()), "{}", failed.payload);
+    studio.stop().await;
+}
+
+#[tokio::test]
 async fn heartbeats_keep_a_lease_and_late_work_of_an_old_attempt_is_refused() {
     let store = Store::create().await;
     let studio = Studio::new(&store, &short(), policy());
