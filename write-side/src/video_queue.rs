@@ -127,6 +127,8 @@ pub struct VideoQueue {
 /// One database of the event store.
 #[derive(Clone, Debug)]
 struct Place {
+    /// As in metrics.
+    name: String,
     pool: PgPool,
     shards: Vec<ShardId>,
 }
@@ -152,6 +154,7 @@ impl VideoQueueSide {
     ) -> Self {
         let stop = CancellationToken::new();
         let place = |database: &EventDatabase| Place {
+            name: database.options.get_database().unwrap_or("events").to_owned(),
             pool: PgPoolOptions::new()
                 .max_connections(CONNECTIONS_MAX)
                 .acquire_timeout(STATEMENT_MAX)

@@ -26,7 +26,7 @@ const BATCH_MAX: i64 = 500;
 /// Between two looks, at most; a short lease is looked at more often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Jobs in the queue, by `state`: queued, leased.
+/// Jobs in the queue, by `state`: queued, leased; and by `database`, as the next.
 const JOBS: &str = "skyriff_video_jobs";
 /// Seconds since the oldest job that is queued was submitted; 0 when there is none.
 const OLDEST_SECONDS: &str = "skyriff_video_oldest_queued_seconds";
@@ -77,7 +77,7 @@ impl Sweeper {
         let expired = expired.bind(self.limits.waiting_max.as_secs_f64()).bind(BATCH_MAX);
         let expired: Vec<Found> = within(expired.fetch_all(&mut *open)).await?;
         self.end(&expired, "expired", |_| What::Expire).await;
-        report(open).await
+        report(open, self.options.get_database().unwrap_or("events")).await
     }
 
     async fn sweep_lost(&self, open: &mut PgConnection) -> sqlx::Result<()> {
@@ -153,7 +153,7 @@ impl Looks {
     }
 }
 
-async fn report(connection: &mut PgConnection) -> sqlx::Result<()> {
+async fn report(connection: &mut PgConnection, database: &str) -> sqlx::Result<()> {
     // Counting all of a long queue each time would cost more than it tells.
     let ask = sqlx::query_as(
         "SELECT (SELECT count(*) FROM (SELECT FROM video_queue WHERE status = 'queued' LIMIT 10000) q),
@@ -163,9 +163,10 @@ async fn report(connection: &mut PgConnection) -> sqlx::Result<()> {
     );
     let (queued, leased, oldest_s): (i64, i64, f64) = within(ask.fetch_one(connection)).await?;
     let number = |count: i64| i32::try_from(count).map_or(f64::from(i32::MAX), f64::from);
-    gauge!(JOBS, "state" => "queued").set(number(queued));
-    gauge!(JOBS, "state" => "leased").set(number(leased));
-    gauge!(OLDEST_SECONDS).set(oldest_s);
+    // There is a sweeper for each database; one name for all would show whichever looked last.
+    gauge!(JOBS, "state" => "queued", "database" => database.to_owned()).set(number(queued));
+    gauge!(JOBS, "state" => "leased", "database" => database.to_owned()).set(number(leased));
+    gauge!(OLDEST_SECONDS, "database" => database.to_owned()).set(oldest_s);
     Ok(())
 }
 

@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(50);
 /// News that a client may be behind; a slower one is let go, and comes again from where it was.
 const NEWS_MAX: usize = 64;
-/// Clients that watch.
+/// Clients that watch, by `database`.
 const WATCHERS: &str = "skyriff_video_watchers";
 
 /// One piece of news of a job.
@@ -155,7 +155,7 @@ pub(super) fn start(places: Arc<[Place]>, max: usize, stop: CancellationToken) -
         let appended = Arc::new(Notify::new());
         hubs.push(sender);
         tasks.push(tokio::spawn(listen(place.pool.clone(), Arc::clone(&appended), stop.clone())));
-        tasks.push(tokio::spawn(run(place.pool.clone(), watchers, appended, stop.clone())));
+        tasks.push(tokio::spawn(run(place.clone(), watchers, appended, stop.clone())));
     }
     (Watches { hubs: hubs.into(), room: Arc::new(Semaphore::new(max)) }, tasks)
 }
@@ -182,7 +182,7 @@ async fn listen(pool: PgPool, appended: Arc<Notify>, stop: CancellationToken) {
 }
 
 async fn run(
-    pool: PgPool,
+    Place { pool, name, .. }: Place,
     mut arriving: mpsc::UnboundedReceiver<Watcher>,
     appended: Arc<Notify>,
     stop: CancellationToken,
@@ -209,7 +209,7 @@ async fn run(
             watchers.insert(number, watcher);
         }
         watchers.retain(|_, watcher| !watcher.news.is_closed());
-        gauge!(WATCHERS).set(u32::try_from(watchers.len()).unwrap_or(u32::MAX));
+        gauge!(WATCHERS, "database" => name.clone()).set(u32::try_from(watchers.len()).unwrap_or(u32::MAX));
         if watchers.is_empty() {
             continue;
         }

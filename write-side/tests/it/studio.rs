@@ -6,7 +6,7 @@ use axum::http::Request;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use skyriff_domain::{
-    Event, JobId, Policy, ShardCount, StreamId, UserId,
+    Event, JobId, Policy, ShardCount, ShardId, StreamId, UserId,
     ledger::postings,
     video_job::{Output, Status, VideoJob, VideoPolicy},
 };
@@ -20,6 +20,7 @@ use skyriff_write_side::{
     processes::ProcessDatabase,
     video_queue::{Limits, VideoKeeperSide, VideoQueueSide},
 };
+use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -70,25 +71,53 @@ pub(crate) fn policy() -> VideoPolicy {
 
 /// What keeps the queue: one of the process nodes there may be. It needs executors of its own.
 pub(crate) fn keeper(store: &Store, limits: &Limits, policy: VideoPolicy) -> (VideoKeeperSide, CommandSide) {
-    let node = node(store, policy);
-    let shards = ShardCount::default().shards().collect();
-    let database = ProcessDatabase { options: store.options(PROCESS), shards };
-    (VideoKeeperSide::start(&[database], &node.commands, limits), node)
+    keeper_over(&everything(store), limits, policy)
 }
 
-fn node(store: &Store, videos: VideoPolicy) -> CommandSide {
-    let count = ShardCount::default();
-    let database = EventDatabase { options: store.options(COMMAND), shards: count.shards().collect() };
-    CommandSide::start(&[database], count, &Policy { videos, ..Policy::default() }, &commands::Limits::default())
+pub(crate) fn keeper_over(homes: &[Home], limits: &Limits, policy: VideoPolicy) -> (VideoKeeperSide, CommandSide) {
+    let node = node(homes, policy);
+    let database = |(options, shards): &Home| ProcessDatabase {
+        options: options.clone().username(PROCESS),
+        shards: shards.clone(),
+    };
+    let databases: Vec<_> = homes.iter().map(database).collect();
+    (VideoKeeperSide::start(&databases, &node.commands, limits), node)
+}
+
+/// A place in the event store, and the shards that live there.
+pub(crate) type Home = (PgConnectOptions, Vec<ShardId>);
+
+fn everything(store: &Store) -> Vec<Home> {
+    vec![(store.options(COMMAND), ShardCount::default().shards().collect())]
+}
+
+/// Even shards in one place, odd ones in another.
+pub(crate) fn halves(even: PgConnectOptions, odd: PgConnectOptions) -> Vec<Home> {
+    let (of_even, of_odd) = ShardCount::default().shards().partition(|shard| shard.0 % 2 == 0);
+    vec![(even, of_even), (odd, of_odd)]
+}
+
+fn databases(homes: &[Home]) -> Vec<EventDatabase> {
+    let database = |(options, shards): &Home| EventDatabase { options: options.clone(), shards: shards.clone() };
+    homes.iter().map(database).collect()
+}
+
+fn node(homes: &[Home], videos: VideoPolicy) -> CommandSide {
+    let policy = Policy { videos, ..Policy::default() };
+    CommandSide::start(&databases(homes), ShardCount::default(), &policy, &commands::Limits::default())
 }
 
 impl Studio {
     pub(crate) fn new(store: &Store, limits: &Limits, policy: VideoPolicy) -> Self {
-        let node = node(store, policy);
-        let count = ShardCount::default();
-        let database = EventDatabase { options: store.options(COMMAND), shards: count.shards().collect() };
+        Self::over(&everything(store), store, limits, policy)
+    }
+
+    /// With the keys of `store`.
+    pub(crate) fn over(homes: &[Home], store: &Store, limits: &Limits, policy: VideoPolicy) -> Self {
+        let (node, count) = (node(homes, policy), ShardCount::default());
         let close = CancellationToken::new();
-        let side = VideoQueueSide::start(&[database], count, &node.commands, &store.vault(), limits, close.clone());
+        let databases = databases(homes);
+        let side = VideoQueueSide::start(&databases, count, &node.commands, &store.vault(), limits, close.clone());
         let (commands, queue, vault) = (node.commands.clone(), side.queue.clone(), store.vault());
         let videos = http::VideoApi { commands: commands.clone(), queue, vault, outputs: Arc::new(Shelf) };
         let api = Api::around(http::routes(commands).merge(http::video_routes(videos)), node);
@@ -111,7 +140,11 @@ impl Studio {
 
     /// A user with so many points.
     pub(crate) async fn someone_with(&self, points: i64) -> UserId {
-        let user = some_user();
+        self.give(some_user(), points).await
+    }
+
+    /// The user, with so many points more.
+    pub(crate) async fn give(&self, user: UserId, points: i64) -> UserId {
         let earned = json!({"bucket": "income", "points": points, "reason": "views"});
         assert_eq!(self.api.service(&format!("/v1/users/{user}/earnings"), earned).await.status, 201);
         user

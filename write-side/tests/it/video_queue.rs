@@ -6,19 +6,20 @@ use std::{
 };
 
 use futures::future::join_all;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use skyriff_domain::video_job::{Status, VideoPolicy, WorkerFault};
 use skyriff_edge::Role;
-use skyriff_postgres::databases::PROCESS;
+use skyriff_postgres::databases::{COMMAND, PROCESS};
 use skyriff_write_side::video_queue::{Breaker, Limits};
 use sqlx::Executor;
 use uuid::Uuid;
 
 use crate::{
-    store::Store,
+    store::{Store, user_of_shard},
     studio::{
-        Leased, Studio, anything, becomes, caught_up, completion, eventually, job, keeper, points, policy, short,
-        speech,
+        Leased, Studio, anything, becomes, caught_up, completion, eventually, halves, job, keeper, keeper_over, points,
+        policy, short, speech,
     },
 };
 
@@ -494,6 +495,35 @@ async fn whoever_has_the_attempt_in_the_log_keeps_it_whatever_the_queue_has() {
     assert_eq!(studio.complete(&leased, 1).await.status, 200);
     assert_eq!(studio.beat(&leased, 5).await.kind(), (409, "stale-attempt"));
     assert_eq!(points(&store, user).await, (99, 0));
+    studio.stop().await;
+}
+
+#[tokio::test]
+async fn each_database_has_gauges_of_its_own() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    // Of this test's thread, on which all of it runs.
+    let _recording = ::metrics::set_default_local_recorder(&recorder);
+    let (even, odd) = (Store::create().await, Store::create().await);
+    let homes = halves(even.options(COMMAND), odd.options(COMMAND));
+    let studio = Studio::over(&homes, &even, &long(), policy());
+    let _keeper = keeper_over(&homes, &long(), policy());
+    for (shard, count) in [(2, 1), (3, 2)] {
+        for _ in 0..count {
+            let user = studio.give(user_of_shard(shard), 100).await;
+            studio.ordered(user, speech(1)).await;
+        }
+    }
+    for (store, count) in [(&even, 1), (&odd, 2)] {
+        let name = store.options(COMMAND).get_database().unwrap().to_owned();
+        eventually("its gauge", async || {
+            let rendered = metrics.render();
+            let mut lines = rendered.lines().filter(|line| line.starts_with("skyriff_video_jobs{"));
+            let is_it = |line: &str| line.contains(r#"state="queued""#) && line.contains(&format!("\"{name}\""));
+            lines.any(|line| is_it(line) && line.ends_with(&format!(" {count}"))).then_some(())
+        })
+        .await;
+    }
     studio.stop().await;
 }
 
