@@ -17,6 +17,9 @@ use tokio::sync::watch;
 
 use crate::{Stop, Why};
 
+/// Why an attempt is given up that takes longer than it may.
+pub(crate) const TOO_LONG: &str = "the attempt took too long";
+
 /// What is to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct JobSpec {
@@ -182,4 +185,9 @@ pub trait VideoProvider: Send + Sync {
 
     /// Make it. When told to stop it does, soon, and leaves nothing running that nobody wants.
     fn make<'a>(&'a self, job: &'a JobSpec, at: Workplace<'a>) -> BoxFuture<'a, Result<Made, Ended>>;
+
+    /// Wait for what it still ends elsewhere after its attempts are over.
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }

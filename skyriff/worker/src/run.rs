@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use skyriff_domain::video_job::{Cost, Kind, WorkerFault};
 use skyriff_storage::{ObjectName, ObjectStorage, StorageError};
 use tokio::{
@@ -14,7 +15,7 @@ use crate::{
     WorkerApi,
     api::{ApiError, Lease, Told, jittered},
     check::{Unfit, check},
-    provider::{Ended, Failure, Kept, Progress, VideoProvider, Workplace},
+    provider::{Ended, Failure, Kept, Progress, TOO_LONG, VideoProvider, Workplace},
     scratch::Scratch,
     stop::{Stop, Stopper, Why},
 };
@@ -98,6 +99,10 @@ impl Worker {
             if timeout(STOPPING_MAX * 2, attempts.wait()).await.is_err() {
                 tracing::warn!("attempts that do not stop are left to their leases");
             }
+        }
+        let settled = join_all(worker.providers.values().map(|provider| provider.settled()));
+        if timeout(STOPPING_MAX * 2, settled).await.is_err() {
+            tracing::warn!("a provider may go on with what nobody wants any more");
         }
     }
 
@@ -209,7 +214,7 @@ impl Worker {
             }
             Err(Ended::Stopped(Why::TooLong)) => {
                 tracing::warn!(job = %name, attempt, "took too long");
-                self.api.fail(job, "the attempt took too long", true, &Cost::none()).await
+                self.api.fail(job, TOO_LONG, true, &Cost::none()).await
             }
             Err(Ended::Stopped(Why::Leaving)) => {
                 tracing::info!(job = %name, attempt, "given back");

@@ -20,9 +20,10 @@
 //! or invented one changes nothing. Without one we ask at growing intervals.
 
 mod client;
+mod endings;
 pub mod webhooks;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use skyriff_domain::video_job::{Cost, Kind, WorkerFault};
@@ -31,9 +32,10 @@ use tokio::time::{Instant, sleep};
 use url::Url;
 
 use self::client::{CallError, Client, Prediction, Status};
+use self::endings::Endings;
 use self::webhooks::Webhooks;
-use super::{Ended, Failure, JobSpec, Kept, Made, VideoProvider, Workplace};
-use crate::{Why, api::jittered};
+use super::{Ended, Failure, JobSpec, Kept, Made, TOO_LONG, VideoProvider, Workplace};
+use crate::{Stop, Why, api::jittered};
 
 /// How it goes about it.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +79,13 @@ impl Default for Limits {
 /// A provider behind HTTP.
 #[derive(Debug)]
 pub struct Predictions {
+    calls: Arc<Calls>,
+    endings: Endings,
+}
+
+/// What is said to it, for attempts and for what outlives them.
+#[derive(Debug)]
+struct Calls {
     client: Client,
     webhooks: Option<Webhooks>,
     limits: Limits,
@@ -88,9 +97,12 @@ impl Predictions {
     /// # Errors
     /// As reqwest's, when there is no TLS.
     pub fn new(url: &Url, token: &str, webhooks: Option<Webhooks>, limits: Limits) -> reqwest::Result<Self> {
-        Ok(Self { client: Client::new(url, token, limits.request_max)?, webhooks, limits })
+        let client = Client::new(url, token, limits.request_max)?;
+        Ok(Self { calls: Arc::new(Calls { client, webhooks, limits }), endings: Endings::new(&limits) })
     }
+}
 
+impl Calls {
     /// The prediction for this attempt: one that an earlier attempt has left, unless it is to be made anew, or a new one.
     async fn begin(&self, job: &JobSpec, anew: bool) -> Result<Begun, Failure> {
         let end = Instant::now() + self.limits.create_max;
@@ -198,19 +210,54 @@ impl Predictions {
         Err(Failure::retryable("the output could not be fetched in time").into())
     }
 
-    /// Tell the provider that nobody wants it any more. Tried twice: it costs only money.
-    async fn cancel(&self, prediction: &Prediction) {
+    /// Tell the provider that nobody wants it any more, and hear what it costs; nothing where it is not known to be over, or
+    /// the next attempt takes it over and tells its cost. Tried twice: it costs only money.
+    async fn cancel(&self, prediction: &Prediction) -> Cost {
         for _ in 0..2 {
             match self.client.cancel(&prediction.id).await {
-                Ok(()) => return,
+                Ok(()) => {
+                    let now = self.client.get(&prediction.id).await.ok();
+                    let over = now.filter(|now| now.status.is_over() && !now.is_of_use());
+                    return over.map_or_else(Cost::none, |over| over.cost());
+                }
                 Err(error) => tracing::warn!(prediction = prediction.id, %error, "cannot cancel a prediction"),
             }
         }
+        Cost::none()
+    }
+}
+
+impl Predictions {
+    /// As [`Calls::begin`], and not cut off by a stop: half a create is the one thing that nobody can tell the outcome of.
+    async fn begin(&self, job: &JobSpec, anew: bool, stop: &Stop) -> Result<Begun, Ended> {
+        if let Some(why) = stop.said() {
+            return Err(Ended::Stopped(why));
+        }
+        let (calls, job) = (Arc::clone(&self.calls), job.clone());
+        let mut begin = Box::pin(async move { calls.begin(&job, anew).await });
+        let why = tokio::select! {
+            begun = &mut begin => return Ok(begun?),
+            why = stop.heard() => why,
+        };
+        match why {
+            // Nobody waits for it, and what comes of it is paid for until it is cancelled.
+            Why::Over => {
+                let calls = Arc::clone(&self.calls);
+                let end = async move {
+                    if let Ok(begun) = begin.await {
+                        calls.cancel(&begun.prediction).await;
+                    }
+                };
+                self.endings.see_to(end).await;
+            }
+            // Whoever has the job next takes it over, once it is there.
+            Why::Lost | Why::Leaving | Why::TooLong => drop(self.endings.see_through(begin).await),
+        }
+        Err(Ended::Stopped(why))
     }
 
     async fn make(&self, job: &JobSpec, at: Workplace<'_>) -> Result<Made, Ended> {
-        // Not cut off: half a create is the one thing that nobody can tell the outcome of.
-        let begun = self.begin(job, at.anew).await?;
+        let begun = self.begin(job, at.anew, at.stop).await?;
         let (is_left, was_over) = (begun.is_left, begun.was_over());
         let reason = match self.finish(job, begun, &at).await {
             // Nobody knows what it cost.
@@ -220,7 +267,7 @@ impl Predictions {
             made => return Ok(made?),
         };
         tracing::info!(job = %job.job, reason, "what an earlier attempt has left is of no use; making another");
-        let begun = self.begin(job, true).await?;
+        let begun = self.begin(job, true, at.stop).await?;
         Ok(self.finish(job, begun, &at).await?)
     }
 
@@ -229,11 +276,11 @@ impl Predictions {
         let kept = if begun.was_over() { Kept::SinceBefore } else { Kept::ByProvider };
         let prediction = begun.prediction;
         let finish = async {
-            let prediction = self.follow(prediction.clone(), at).await?;
+            let prediction = self.calls.follow(prediction.clone(), at).await?;
             let failed = |reason: String, retryable| Failure { reason, retryable, cost: prediction.cost() };
             match prediction.status {
                 Status::Succeeded => {
-                    let (file, format) = self.fetch(job, &prediction, at).await?;
+                    let (file, format) = self.calls.fetch(job, &prediction, at).await?;
                     Ok(Made { file, format, said_seconds: None, cost: prediction.cost(), kept })
                 }
                 Status::Failed => {
@@ -248,9 +295,16 @@ impl Predictions {
         tokio::select! {
             made = finish => made,
             why = at.stop.heard() => {
-                // Whoever has the job next takes the prediction over.
-                if matches!(why, Why::Over | Why::TooLong) {
-                    self.cancel(&prediction).await;
+                let calls = Arc::clone(&self.calls);
+                match why {
+                    Why::Over => self.endings.see_to(async move { drop(calls.cancel(&prediction).await) }).await,
+                    Why::TooLong => {
+                        let cost = self.endings.see_through(async move { calls.cancel(&prediction).await }).await;
+                        let cost = cost.unwrap_or_else(Cost::none);
+                        return Err(Failure { cost, ..Failure::retryable(TOO_LONG) }.into());
+                    }
+                    // Whoever has the job next takes the prediction over.
+                    Why::Lost | Why::Leaving => {}
                 }
                 Err(Unmade::Ended(Ended::Stopped(why)))
             }
@@ -308,6 +362,10 @@ impl VideoProvider for Predictions {
 
     fn make<'a>(&'a self, job: &'a JobSpec, at: Workplace<'a>) -> BoxFuture<'a, Result<Made, Ended>> {
         Box::pin(self.make(job, at))
+    }
+
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.endings.settled())
     }
 }
 

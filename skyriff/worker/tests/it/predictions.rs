@@ -9,13 +9,13 @@ use serde_json::json;
 use sha2::Sha256;
 use skyriff_domain::video_job::Cost;
 use skyriff_worker::{
-    Ended, Failure, JobSpec, Made, Why,
+    Ended, Failure, JobSpec, Made, VideoProvider, Why,
     provider::predictions::{Limits, Predictions, webhooks::Webhooks},
 };
 use tokio::net::TcpListener;
 
 use crate::{
-    Attempt, eventually,
+    Attempt, LIMIT, eventually,
     provider::{Hostile, Trouble},
     video,
 };
@@ -197,12 +197,48 @@ async fn a_stop_ends_it_there_only_when_nobody_wants_it() {
         };
         let (ended, ()) = tokio::join!(making, stop);
         assert_eq!(ended, Err(Ended::Stopped(why)));
+        provider.settled().await;
         assert_eq!(hostile.with(|book| book.cancelled.len()), cancelled, "{why:?}");
         hostile.with(|book| book.looks_needed = 0);
         // What is left running is taken over; what was cancelled is made anew.
         Attempt::new().make(&provider, &JobSpec { attempt: 2, ..job }).await.unwrap();
         assert_eq!(hostile.with(|book| book.predictions.len()), 1 + cancelled, "{why:?}");
     }
+}
+
+#[tokio::test]
+async fn a_create_that_is_under_way_when_nobody_wants_the_job_any_more_is_seen_through_and_cancelled() {
+    let hostile = Hostile::start().await;
+    hostile.with(|book| book.creates = [Trouble::HeldAfter].into());
+    let limits = Limits { request_max: Duration::from_secs(600), create_max: Duration::from_secs(600), ..LIMITS };
+    let provider = Predictions::new(&hostile.url(), "the-token", None, limits).unwrap();
+    let (attempt, job) = (Attempt::new(), job());
+    let stop = async {
+        eventually("a create", async || hostile.with(|book| (book.asked > 0).then_some(()))).await;
+        attempt.stopper.say(Why::Over);
+    };
+    // The attempt is over at once, and its answer is still to come.
+    let (ended, ()) = tokio::join!(attempt.make(&provider, &job), stop);
+    assert_eq!(ended, Err(Ended::Stopped(Why::Over)));
+    assert_eq!(hostile.with(|book| book.cancelled.len()), 0);
+    hostile.let_go.notify_one();
+    tokio::time::timeout(LIMIT, provider.settled()).await.expect("it settles");
+    hostile.with(|book| assert_eq!((book.predictions.len(), book.cancelled.len()), (1, 1)));
+}
+
+#[tokio::test]
+async fn what_took_too_long_is_cancelled_with_its_cost() {
+    let hostile = Hostile::start().await;
+    hostile.with(|book| book.looks_needed = 1_000_000);
+    let (attempt, provider, job) = (Attempt::new(), provider(&hostile), job());
+    let stop = async {
+        eventually("a look", async || hostile.with(|book| (book.looked > 1).then_some(()))).await;
+        attempt.stopper.say(Why::TooLong);
+    };
+    let (ended, ()) = tokio::join!(attempt.make(&provider, &job), stop);
+    let failure = failed(ended);
+    assert_eq!((failure.reason.as_str(), failure.retryable), ("the attempt took too long", true));
+    assert_eq!((failure.cost.micros, hostile.with(|book| book.cancelled.len())), (21_000, 1));
 }
 
 #[tokio::test]

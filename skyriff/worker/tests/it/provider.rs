@@ -16,7 +16,7 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 use uuid::Uuid;
 
 /// What happens to a request, instead of a good answer.
@@ -32,6 +32,8 @@ pub enum Trouble {
     LostAfter,
     /// Done, and the answer takes longer than anybody waits.
     SlowAfter,
+    /// Done, and the answer waits until it is let go.
+    HeldAfter,
     /// Refused: the job is wrong.
     Refuse,
     /// Not there any more.
@@ -66,12 +68,14 @@ pub struct Book {
 pub struct Hostile {
     pub book: Arc<Mutex<Book>>,
     pub address: SocketAddr,
+    /// Lets an answer go that is held.
+    pub let_go: Arc<Notify>,
 }
 
 impl Hostile {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let hostile = Self { book: Arc::default(), address: listener.local_addr().unwrap() };
+        let hostile = Self { book: Arc::default(), address: listener.local_addr().unwrap(), let_go: Arc::default() };
         hostile.book.lock().unwrap().output = b"an output".to_vec();
         let routes = Router::new()
             .route("/v2/predictions", post(create).get(search))
@@ -95,6 +99,7 @@ impl Hostile {
 /// A bad answer; `None` for a good one.
 async fn trouble(trouble: Option<Trouble>) -> Option<Response> {
     Some(match trouble? {
+        Trouble::HeldAfter => return None,
         Trouble::Busy => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response(),
         Trouble::Error | Trouble::ErrorAfter => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Trouble::LostAfter => {
@@ -138,6 +143,9 @@ async fn create(State(hostile): State<Hostile>, headers: HeaderMap, Json(body): 
         book.predictions.push(prediction.clone());
         (wrong, prediction)
     });
+    if wrong == Some(Trouble::HeldAfter) {
+        hostile.let_go.notified().await;
+    }
     match trouble(wrong).await {
         Some(bad) => bad,
         None => (StatusCode::CREATED, Json(prediction)).into_response(),
@@ -186,6 +194,7 @@ async fn cancel(State(hostile): State<Hostile>, Path(id): Path<String>) -> Statu
     hostile.with(|book| {
         for prediction in book.predictions.iter_mut().filter(|prediction| prediction["id"] == id) {
             prediction["status"] = "canceled".into();
+            prediction["cost"] = json!({ "micros": 21_000, "currency": "usd" });
         }
         book.cancelled.push(id);
     });

@@ -123,7 +123,7 @@ impl Prediction {
     }
 
     /// Something to take over, or that was made already.
-    fn is_of_use(&self) -> bool {
+    pub(super) fn is_of_use(&self) -> bool {
         match self.status {
             Status::Starting | Status::Processing | Status::Succeeded | Status::Unknown => true,
             Status::Failed | Status::Canceled => false,
