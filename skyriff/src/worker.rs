@@ -45,7 +45,7 @@ pub struct Arguments {
     /// What this worker is called in the events of jobs; the machine's name, unless given.
     #[arg(long, env = "SKYRIFF_WORKER_NAME")]
     name: Option<Label>,
-    /// What it makes things with.
+    /// What it makes things with, the preferred ones first.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "local")]
     providers: Vec<Provider>,
     /// Jobs that it makes at the same time.

@@ -1,6 +1,6 @@
 //! A worker: leases as many jobs as it has places for, and sees each attempt through to its end.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use skyriff_domain::video_job::{Cost, Kind, WorkerFault};
@@ -63,20 +63,22 @@ pub struct Worker {
     api: WorkerApi,
     storage: ObjectStorage,
     scratch: Scratch,
-    providers: BTreeMap<&'static str, Arc<dyn VideoProvider>>,
+    /// In the order in which it prefers them, each once.
+    providers: Vec<Arc<dyn VideoProvider>>,
     limits: Limits,
 }
 
 impl Worker {
-    /// A worker with these providers, making things in `scratch`.
+    /// A worker with these providers, the preferred ones first, making things in `scratch`.
     pub fn new(
         api: WorkerApi,
         storage: ObjectStorage,
         scratch: Scratch,
-        providers: Vec<Arc<dyn VideoProvider>>,
+        mut providers: Vec<Arc<dyn VideoProvider>>,
         limits: Limits,
     ) -> Self {
-        let providers = providers.into_iter().map(|provider| (provider.name(), provider)).collect();
+        let mut names = BTreeSet::new();
+        providers.retain(|provider| names.insert(provider.name()));
         Self { api, storage, scratch, providers, limits }
     }
 
@@ -100,7 +102,7 @@ impl Worker {
                 tracing::warn!("attempts that do not stop are left to their leases");
             }
         }
-        let settled = join_all(worker.providers.values().map(|provider| provider.settled()));
+        let settled = join_all(worker.providers.iter().map(|provider| provider.settled()));
         if timeout(STOPPING_MAX * 2, settled).await.is_err() {
             tracing::warn!("a provider may go on with what nobody wants any more");
         }
@@ -110,9 +112,9 @@ impl Worker {
     async fn take(self: Arc<Self>, places: &Arc<Semaphore>, attempts: &TaskTracker, leave: &CancellationToken) {
         let kinds: Vec<_> = Kind::ALL
             .into_iter()
-            .filter(|kind| self.providers.values().any(|provider| provider.kinds().contains(kind)))
+            .filter(|kind| self.providers.iter().any(|provider| provider.kinds().contains(kind)))
             .collect();
-        let providers: Vec<_> = self.providers.keys().copied().collect();
+        let providers: Vec<_> = self.providers.iter().map(|provider| provider.name()).collect();
         let mut back_off = BACK_OFF;
         let mut is_away = false;
         loop {
@@ -227,8 +229,9 @@ impl Worker {
     /// Make it, look at it, and put it where it is to be.
     async fn make(&self, lease: &Lease, progress: &Progress, stop: &Stop) -> Result<Delivered, Ended> {
         let job = &lease.job;
+        let mut providers = self.providers.iter();
         let provider =
-            self.providers.get(lease.provider.as_str()).filter(|provider| provider.kinds().contains(&job.kind));
+            providers.find(|provider| provider.name() == lease.provider && provider.kinds().contains(&job.kind));
         let provider = provider.ok_or_else(|| Failure::of_worker(WorkerFault::NoProvider))?;
         let folder = self.scratch.attempt().map_err(|error| {
             tracing::warn!(%error, "no folder for an attempt");
