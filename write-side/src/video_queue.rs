@@ -18,6 +18,7 @@
 //! priority 3 passes those of priority 0 that came up to three times the aging before it, and none that has waited for
 //! longer; a job that is tried again keeps its turn.
 
+mod absence;
 mod dispatcher;
 mod heartbeats;
 mod keeper;
@@ -53,9 +54,10 @@ pub struct Limits {
     pub aging: Duration,
     /// Jobs that have not been made this long after they were submitted expire.
     pub waiting_max: Duration,
-    /// How many jobs a provider may have in flight at once, over all databases; any number when it is not here.
+    /// How many jobs a provider may have in flight at once, over all databases, each of which has its part and at least one;
+    /// any number when it is not here.
     pub provider_caps: BTreeMap<Label, u32>,
-    /// When a provider that fails is paused.
+    /// When a provider that fails is paused. Each database counts, and pauses, for itself.
     pub breaker: Breaker,
     /// Workers that may wait for jobs at one node.
     pub asks_max: usize,

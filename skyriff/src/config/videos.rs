@@ -52,10 +52,11 @@ pub struct VideoQueueArguments {
     #[arg(long, env = "SKYRIFF_VIDEO_WAITING_MAX_S", default_value = "86400")]
     video_waiting_max_s: f64,
     /// How many jobs a provider may have in flight at once; any number when it is not named. Divided among the databases of
-    /// the event store, each of which has at least one. Example: openai=8,local=2.
+    /// the event store, the first ones having the remainder, and each at least one. Example: openai=8,local=2.
     #[arg(long, env = "SKYRIFF_VIDEO_PROVIDER_CAPS", default_value = "")]
     video_provider_caps: Numbers<u32>,
-    /// So many failures within the window, and at least as many as successes, pause a provider.
+    /// So many failures within the window, and at least as many as successes, pause a provider. Each database of the event
+    /// store counts for itself.
     #[arg(long, env = "SKYRIFF_VIDEO_BREAKER_FAILURES", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     video_breaker_failures: u32,
     /// How long an outcome counts, in seconds.

@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Busy, Limits, Place, VideoQueue, keeper::CHANNEL, within};
+use super::{Busy, Limits, Place, VideoQueue, absence::Absent, keeper::CHANNEL, within};
 use crate::{Commands, Failure, Fingerprint, Receipt, Submission};
 
 /// A notification may be lost, and a job may be tried again from a certain time on: the queue is looked at anyway.
@@ -43,7 +43,7 @@ const GROUPS_MAX: usize = 32;
 const WAITING: &str = "skyriff_video_workers_waiting";
 /// Claims made, by `outcome`: empty, jobs, failed.
 const CLAIMS: &str = "skyriff_video_claims_total";
-/// Leases, by `outcome`: leased, refused, failed.
+/// Leases, by `outcome`: leased, refused, failed, or gone when nobody waited for the job any more.
 const LEASES: &str = "skyriff_video_leases_total";
 /// Seconds from a claim to its leases being recorded.
 const DELIVERY_SECONDS: &str = "skyriff_video_delivery_seconds";
@@ -148,8 +148,9 @@ pub(super) fn start(
     let ready = Arc::new(Notify::new());
     let mut tasks: Vec<_> =
         places.iter().map(|place| tokio::spawn(listen(place.pool.clone(), Arc::clone(&ready), stop.clone()))).collect();
+    let absent = Absent::new(Arc::clone(&places), Arc::clone(&ready));
     let lessor = Arc::new(Lessor { commands, vault, limits, places });
-    let dispatcher = Dispatcher { lessor, asks, waiting: VecDeque::new(), ready, turn: 0 };
+    let dispatcher = Dispatcher { lessor, asks, waiting: VecDeque::new(), ready, absent, turn: 0 };
     tasks.push(tokio::spawn(dispatcher.run(stop)));
     (Asks { sender, room }, tasks)
 }
@@ -182,6 +183,7 @@ struct Dispatcher {
     /// Who has waited for longest comes first.
     waiting: VecDeque<Waiting>,
     ready: Arc<Notify>,
+    absent: Absent,
     /// Where the next round begins: groups and databases take turns.
     turn: usize,
 }
@@ -312,17 +314,19 @@ impl Dispatcher {
     }
 
     /// Jobs for workers that all can do the same, the oldest turns first.
-    async fn claim_for(&self, (kinds, providers): &Group, wanted: usize) -> Vec<Claimed> {
+    async fn claim_for(&mut self, (kinds, providers): &Group, wanted: usize) -> Vec<Claimed> {
         let count = self.lessor.places.len().max(1);
         let mut claimed = Vec::new();
         for offset in 0..self.lessor.places.len() {
             let index = (self.turn + offset) % count;
-            let Some(place) = self.lessor.places.get(index) else { continue };
+            if self.absent.has(index) {
+                continue;
+            }
             let wanted = wanted.saturating_sub(claimed.len());
             if wanted == 0 {
                 break;
             }
-            match self.lessor.claim_in(place, kinds, providers, wanted).await {
+            match self.lessor.claim_in(index, kinds, providers, wanted).await {
                 Ok(jobs) => {
                     counter!(CLAIMS, "outcome" => if jobs.is_empty() { "empty" } else { "jobs" }).increment(1);
                     claimed.extend(jobs.into_iter().map(|job| Claimed { place: index, ..job }));
@@ -330,6 +334,7 @@ impl Dispatcher {
                 Err(error) => {
                     counter!(CLAIMS, "outcome" => "failed").increment(1);
                     tracing::warn!(%error, "video jobs cannot be claimed in a database for now");
+                    self.absent.leave_out(index);
                 }
             }
         }
@@ -355,14 +360,15 @@ fn share_out(members: Vec<Waiting>, jobs: Vec<Claimed>) -> (Vec<Delivery>, Vec<W
 impl Lessor {
     async fn claim_in(
         &self,
-        place: &Place,
+        index: usize,
         kinds: &[Kind],
         providers: &[Label],
         wanted: usize,
     ) -> sqlx::Result<Vec<Claimed>> {
-        let databases = u32::try_from(self.places.len()).unwrap_or(u32::MAX).max(1);
+        let Some(place) = self.places.get(index) else { return Ok(Vec::new()) };
         // Each database counts for itself, so each has its part.
-        let cap = |provider: &Label| self.limits.provider_caps.get(provider).map(|cap| cap.div_ceil(databases));
+        let databases = self.places.len();
+        let cap = |provider: &Label| self.limits.provider_caps.get(provider).map(|cap| part(*cap, databases, index));
         let caps: Vec<_> =
             providers.iter().map(cap).map(|cap| cap.map(|cap| i32::try_from(cap).unwrap_or(i32::MAX))).collect();
         within(
@@ -392,6 +398,12 @@ impl Lessor {
         let of_workers = jobs.into_iter().enumerate();
         let all = of_workers.flat_map(|(worker, jobs)| jobs.into_iter().map(move |job| (worker, job)));
         for ((worker, job), prompt) in all.zip(prompts) {
+            // A lease that nobody hears of would hold the job up until it is over.
+            if workers.get(worker).is_none_or(|waiting| waiting.answer.is_closed()) {
+                counter!(LEASES, "outcome" => "gone").increment(1);
+                given_back.push(job);
+                continue;
+            }
             match prompt {
                 Ok(prompt) => ready.push((worker, job, prompt)),
                 // Nobody can know any more what it is to be of.
@@ -402,6 +414,7 @@ impl Lessor {
                 }
             }
         }
+        self.give_back(std::mem::take(&mut given_back)).await;
         let asked = |worker: usize| workers.get(worker).map(|waiting: &Waiting| &waiting.ask);
         let submissions = ready.iter().filter_map(|(worker, job, _)| lease(asked(*worker)?, job).ok()).collect();
         let receipts = self.commands.execute_each(submissions).await;
@@ -477,6 +490,15 @@ impl Lessor {
     }
 }
 
+/// A database's part of a cap: together they are the cap, unless it is smaller than their number, since each has at least
+/// one of a cap that is not zero.
+fn part(cap: u32, databases: usize, index: usize) -> u32 {
+    let (databases, index) =
+        (u32::try_from(databases).unwrap_or(u32::MAX).max(1), u32::try_from(index).unwrap_or(u32::MAX));
+    let part = cap / databases + u32::from(index < cap % databases);
+    part.max(cap.min(1))
+}
+
 fn lease(ask: &Ask, job: &Claimed) -> Result<Submission, Failure> {
     let fault = |error: String| Failure::Fault(error.into());
     let provider = Label::try_from(job.provider.clone()).map_err(|error| fault(error.to_string()))?;
@@ -526,4 +548,25 @@ fn leased_job(job: &Claimed, prompt: String, receipt: &Receipt, lease_until: Dat
         prompt,
         lease_until,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_cap_are_the_cap_and_at_least_one_each() {
+        for (cap, databases, expected) in [
+            (5, 1, vec![5]),
+            (8, 4, vec![2, 2, 2, 2]),
+            (6, 4, vec![2, 2, 1, 1]),
+            (4, 4, vec![1, 1, 1, 1]),
+            (2, 4, vec![1, 1, 1, 1]),
+            (0, 2, vec![0, 0]),
+            (u32::MAX, 2, vec![2_147_483_648, 2_147_483_647]),
+        ] {
+            let parts: Vec<_> = (0..databases).map(|index| part(cap, databases, index)).collect();
+            assert_eq!(parts, expected, "{cap} over {databases}");
+        }
+    }
 }

@@ -12,7 +12,8 @@ use skyriff_domain::video_job::{Status, VideoPolicy, WorkerFault};
 use skyriff_edge::Role;
 use skyriff_postgres::databases::{COMMAND, PROCESS};
 use skyriff_write_side::video_queue::{Breaker, Limits};
-use sqlx::Executor;
+use sqlx::{Executor, postgres::PgConnectOptions};
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::{
@@ -495,6 +496,82 @@ async fn whoever_has_the_attempt_in_the_log_keeps_it_whatever_the_queue_has() {
     assert_eq!(studio.complete(&leased, 1).await.status, 200);
     assert_eq!(studio.beat(&leased, 5).await.kind(), (409, "stale-attempt"));
     assert_eq!(points(&store, user).await, (99, 0));
+    studio.stop().await;
+}
+
+#[tokio::test]
+async fn a_cap_is_divided_among_the_databases() {
+    let (even, odd) = (Store::create().await, Store::create().await);
+    let homes = halves(even.options(COMMAND), odd.options(COMMAND));
+    let caps = BTreeMap::from([("dear".parse().unwrap(), 3)]);
+    let limits = Limits { provider_caps: caps, ..long() };
+    let studio = Studio::over(&homes, &even, &limits, policy());
+    let _keeper = keeper_over(&homes, &limits, policy());
+    for shard in [0, 1, 2, 3, 4, 5] {
+        let user = studio.give(user_of_shard(shard), 100).await;
+        let mut body = speech(1);
+        body["provider"] = json!("dear");
+        studio.ordered(user, body).await;
+    }
+    for store in [&even, &odd] {
+        caught_up(store).await;
+    }
+    // Whichever is looked at first.
+    let leased = [studio.lease(ask(&["dear"], 8, 0)).await, studio.lease(ask(&["dear"], 8, 0)).await].concat();
+    assert_eq!(leased.len(), 3, "{leased:?}");
+    studio.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_holds_up_one_claim() {
+    let store = Store::create().await;
+    // Takes connections, and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let away = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(silent.local_addr().unwrap().port());
+    let homes = halves(store.options(COMMAND), away);
+    let studio = Studio::over(&homes, &store, &long(), policy());
+    let _keeper = keeper_over(&homes[..1], &long(), policy());
+    let start = tokio::time::Instant::now();
+    for _ in 0..6 {
+        let user = studio.give(user_of_shard(2), 100).await;
+        let job = studio.ordered(user, speech(1)).await;
+        // More than there are, so that every database is asked.
+        let next = async || studio.lease(ask(&["local"], 8, 1)).await.pop();
+        assert_eq!(eventually("the job", next).await.job, job);
+    }
+    // A claim in the silent one takes five seconds.
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    drop(studio);
+}
+
+#[tokio::test]
+async fn nothing_is_leased_to_a_worker_that_has_hung_up() {
+    let store = Store::create().await;
+    // Where something is counted, claims wait for each other.
+    let limits = Limits { provider_caps: BTreeMap::from([("local".parse().unwrap(), 5)]), ..long() };
+    let studio = Studio::new(&store, &limits, policy());
+    let _keeper = keeper(&store, &limits, policy());
+    studio.some_order().await;
+    caught_up(&store).await;
+    let mut owner = store.owner().await;
+    owner.execute("BEGIN; SELECT pg_advisory_xact_lock(x'536b7956'::integer, 0)").await.unwrap();
+    let mut looker = store.owner().await;
+    let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    let claim = eventually("a claim that waits", async || {
+        let is_waiting: bool = sqlx::query_scalar(waits).fetch_one(&mut looker).await.unwrap();
+        is_waiting.then_some(())
+    });
+    tokio::select! {
+        jobs = studio.lease(ask(&["local"], 1, 10)) => panic!("{jobs:?}"),
+        () = claim => {}
+    }
+    // Its worker is gone, and now the claim goes through.
+    owner.execute("COMMIT").await.unwrap();
+    let leased = studio.next().await;
+    assert_eq!(leased.attempt, 1);
+    let log = store.log().await;
+    assert_eq!(log.iter().filter(|logged| logged.event_type == "leased").count(), 1);
     studio.stop().await;
 }
 
