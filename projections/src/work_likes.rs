@@ -47,7 +47,8 @@ pub(crate) async fn apply(deltas: &Deltas, transaction: &mut PgConnection) -> Re
     }
     // Where several event stores feed this database, each has a runner, and a work has likes from all of them. They
     // take turns: two that meet on new rows would otherwise break a key, and on old ones wait for each other in a ring.
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtext('work_likes'))").execute(&mut *transaction).await?;
+    // The lock is the table's own, so that a version that is built beside the live one holds up nobody but itself.
+    sqlx::query("SELECT pg_advisory_xact_lock('work_likes'::regclass::oid::bigint)").execute(&mut *transaction).await?;
     let works = deltas.by_work();
     sqlx::query(
         "MERGE INTO work_likes w USING unnest($1::uuid[], $2::bigint[]) AS d (work_id, likes)

@@ -94,8 +94,7 @@ impl QueryEverywhere for WorkOf {
     type Rows = (Option<Work>, i64);
 
     async fn run(&self, pool: &PgPool, shards: &[ShardId]) -> sqlx::Result<FreshParts<Self::Rows>> {
-        let mut moment = pool.begin().await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *moment).await?;
+        let mut moment = moment(pool).await?;
         let positions = positions(&mut moment, shards, &["works", "likes"]).await?;
         let likes: Option<i64> = sqlx::query_scalar("SELECT likes FROM work_likes WHERE work_id = $1")
             .bind(self.0.0)
@@ -112,6 +111,15 @@ impl QueryEverywhere for WorkOf {
     }
 }
 
+/// A transaction in which all statements see the same moment.
+///
+/// The table that says how fresh things are is locked before the moment is fixed: what a switch of versions has done is
+/// either seen in rows and names of tables, or in neither.
+pub(crate) async fn moment(pool: &PgPool) -> sqlx::Result<sqlx::Transaction<'static, sqlx::Postgres>> {
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE checkpoints IN ACCESS SHARE MODE";
+    pool.begin_with(begin).await
+}
+
 /// How far all of these projections have come, shard by shard.
 pub(crate) async fn positions(
     connection: &mut sqlx::PgConnection,
@@ -121,7 +129,7 @@ pub(crate) async fn positions(
     let numbers: Vec<_> = shards.iter().map(|shard| i16::try_from(shard.0).unwrap_or(i16::MAX)).collect();
     let rows: Vec<(i16, i64)> = sqlx::query_as(
         "SELECT shard, min(position) FROM checkpoints
-         WHERE projection = ANY ($1) AND version = 1 AND shard = ANY ($2) GROUP BY shard",
+         WHERE projection = ANY ($1) AND shard = ANY ($2) GROUP BY shard",
     )
     .bind(projections)
     .bind(numbers)

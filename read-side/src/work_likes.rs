@@ -74,7 +74,7 @@ impl QueryEverywhere for LikesOf {
         let (likes, shards, positions): (i64, Vec<i16>, Vec<i64>) = sqlx::query_as(
             "SELECT coalesce((SELECT likes FROM work_likes WHERE work_id = $1), 0),
                     coalesce(array_agg(shard), '{}'), coalesce(array_agg(position), '{}')
-             FROM checkpoints WHERE projection = 'likes' AND version = 1 AND shard = ANY ($2)",
+             FROM checkpoints WHERE projection = 'likes' AND shard = ANY ($2)",
         )
         .bind(self.0.0)
         .bind(numbers)

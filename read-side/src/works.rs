@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::{
     page::{self, Cursor, Page},
     replicas::{self, AtLeast, Fresh, FreshParts, QueryEverywhere, Replicas},
-    work::{Row, Work, positions},
+    work::{Row, Work, moment, positions},
 };
 
 /// A page of works, newest first.
@@ -62,8 +62,7 @@ impl QueryEverywhere for Newest {
     type Rows = Vec<Work>;
 
     async fn run(&self, pool: &PgPool, shards: &[ShardId]) -> sqlx::Result<FreshParts<Vec<Work>>> {
-        let mut moment = pool.begin().await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *moment).await?;
+        let mut moment = moment(pool).await?;
         let positions = positions(&mut moment, shards, &["works"]).await?;
         // The first condition on the time is for the planner: it leaves out the partitions of later months.
         let rows: Vec<Row> = sqlx::query_as(
@@ -123,8 +122,7 @@ impl replicas::Query for OfUser {
     type Rows = Vec<Work>;
 
     async fn run(&self, pool: &PgPool) -> sqlx::Result<Fresh<Vec<Work>>> {
-        let mut moment = pool.begin().await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *moment).await?;
+        let mut moment = moment(pool).await?;
         let positions = positions(&mut moment, &[self.shard], &["works"]).await?;
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT work_id, creator, job, title, visibility, published_at FROM works
