@@ -7,7 +7,8 @@ use sqlx::PgConnection;
 
 /// `Variant / module, version, [tables]`: the module has the read model's `apply` and gives it its name. The version is
 /// raised when the tables mean something else than before, which asks for building them anew. The tables are in the order
-/// in which a query names them that names no checkpoints: a switch locks them in this order.
+/// in which a query names them that names no checkpoints, since a switch locks them so; one whose shard only another table
+/// knows comes before that.
 macro_rules! projections {
     ($($(#[$doc:meta])* $variant:ident / $module:ident, $version:literal, [$($table:ident),+];)+) => {
         /// A read model.
@@ -48,6 +49,14 @@ macro_rules! projections {
                 }
             }
 
+            fn of_shards(self, table: &str) -> &'static str {
+                match table {
+                    "promo_lots" => "user_id IN (SELECT user_id FROM balances WHERE shard = ANY ($1))",
+                    "newest_works" => "work_id IN (SELECT work_id FROM works WHERE shard = ANY ($1))",
+                    _ => "shard = ANY ($1)",
+                }
+            }
+
             async fn fill(self, batch: &Batch, transaction: &mut PgConnection) -> Result<(), ApplyError> {
                 match self {
                     Self::LedgerEntries => crate::ledger_entries::copy(batch, transaction).await,
@@ -60,7 +69,7 @@ macro_rules! projections {
 
 projections! {
     /// What users have.
-    Balances / balances, 1, [balances, promo_lots];
+    Balances / balances, 1, [promo_lots, balances];
     /// Every posting.
     LedgerEntries / ledger_entries, 1, [ledger_entries];
     /// Who likes what, and how often each work is liked.

@@ -14,15 +14,18 @@
 //! one after the other.
 
 mod compare;
+mod moving;
 mod version;
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressStyle};
-use skyriff_follow::{Follower, build::Limits};
+use skyriff_domain::ShardId;
+use skyriff_follow::{Builder, Follower, build::Limits};
 use skyriff_projections::Projection;
+use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 
 use self::version::{Kind, Version};
@@ -36,9 +39,11 @@ const ROUNDS_MAX: u32 = 100;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Args)]
-#[command(group(ArgGroup::new("instead").args(["back", "drop", "status"])))]
-#[command(after_help = "Exit codes: 0 when all is done; 1 when something failed; 2 when versions differ, and nothing was \
-    switched.\n\nThe owner's role (skyriff_owner) makes and moves tables, so the databases must let it in.")]
+#[command(group(ArgGroup::new("instead").args(["back", "drop", "status", "move_shards", "forget"])))]
+#[command(
+    after_help = "Exit codes: 0 when all is done; 1 when something failed; 2 when versions differ, and nothing was \
+    switched.\n\nThe owner's role (skyriff_owner) makes and moves tables, so the databases must let it in."
+)]
 pub struct Arguments {
     /// The read model, as in the table checkpoints; or all.
     #[arg(value_name = "NAME")]
@@ -60,6 +65,16 @@ pub struct Arguments {
     /// Say which versions there are, and do nothing.
     #[arg(long)]
     status: bool,
+    /// Build these shards, as in 3 or 0-3,7, in the database where SKYRIFF_READ_MODELS says that they are to live, beside
+    /// what lives there. Processes that are started with these places from then on read and feed them there.
+    #[arg(long = "move", value_name = "SHARDS", value_parser = Shards::parse, requires = "from")]
+    move_shards: Option<Shards>,
+    /// Delete what a database has of shards that have moved out, when no process reads or feeds them there any more.
+    #[arg(long, value_name = "SHARDS", value_parser = Shards::parse, requires = "from")]
+    forget: Option<Shards>,
+    /// The database that shards move out of: its primary, as in SKYRIFF_READ_MODELS.
+    #[arg(long, value_name = "URL")]
+    from: Option<PgConnectOptions>,
     /// Shards that are filled at the same time, in each read database, with two connections each.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
@@ -83,11 +98,29 @@ impl std::str::FromStr for Names {
     }
 }
 
+/// Some shards.
+#[derive(Clone, Debug)]
+struct Shards(BTreeSet<ShardId>);
+
+impl Shards {
+    fn parse(text: &str) -> Result<Self> {
+        crate::config::shards(text).map(Self)
+    }
+}
+
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let databases = arguments.databases.clone().databases()?;
+    databases.check_that_read_databases_are_named_once()?;
     let mut agree = true;
     for projection in &arguments.names.0 {
-        if arguments.status {
+        if let (Some(Shards(shards)), Some(from)) = (&arguments.move_shards, &arguments.from) {
+            agree &= move_shards(&databases, *projection, shards, from, &arguments)
+                .await
+                .with_context(|| projection.name())?;
+        } else if let (Some(Shards(shards)), Some(from)) = (&arguments.forget, &arguments.from) {
+            let rows = moving::forget(&databases, *projection, shards, from).await?;
+            println!("{projection}: {rows} rows deleted");
+        } else if arguments.status {
             status(&databases, *projection).await?;
         } else if arguments.drop {
             drop_kept(&databases, *projection).await?;
@@ -98,9 +131,43 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(if agree { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
+impl Arguments {
+    fn limits(&self) -> Limits {
+        Limits { workers: usize::from(self.workers), batch: self.batch }
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(u64::from(self.wait_s))
+    }
+}
+
+/// Whether the shards are the same where they were and where they are to be.
+async fn move_shards(
+    databases: &Databases,
+    projection: Projection,
+    shards: &BTreeSet<ShardId>,
+    from: &PgConnectOptions,
+    arguments: &Arguments,
+) -> Result<bool> {
+    let arriving = moving::arriving(databases, projection, shards, from, arguments.limits())?;
+    fill(projection, &arriving.iter().map(|arriving| arriving.builder.clone()).collect::<Vec<_>>()).await?;
+    let mut agree = true;
+    for arriving in &arriving {
+        arriving.analyze().await?;
+        catch_up(&arriving.builder).await?;
+        agree &= arriving.compare(from, arguments.patience()).await?;
+    }
+    if agree {
+        println!(
+            "{projection}: ready where it is to be; start processes with these places, end the others, then --forget"
+        );
+    }
+    Ok(agree)
+}
+
 /// Whether the versions agreed, or did not have to.
 async fn rebuild(databases: &Databases, projection: Projection, arguments: &Arguments) -> Result<bool> {
-    let limits = Limits { workers: usize::from(arguments.workers), batch: arguments.batch };
+    let limits = arguments.limits();
     let kind = if arguments.back { Kind::Old } else { Kind::Next };
     let mut versions = Vec::new();
     for place in &databases.read_models {
@@ -115,12 +182,12 @@ async fn rebuild(databases: &Databases, projection: Projection, arguments: &Argu
         }
         versions.push(version);
     }
-    fill(projection, &versions).await?;
+    fill(projection, &versions.iter().map(|version| version.builder().clone()).collect::<Vec<_>>()).await?;
     let mut agree = true;
-    let patience = Duration::from_secs(u64::from(arguments.wait_s));
+    let patience = arguments.patience();
     for version in &mut versions {
         version.analyze().await?;
-        catch_up(version).await?;
+        catch_up(version.builder()).await?;
         // Whoever goes back knows that the versions differ, and has no time to lose.
         if arguments.back {
             continue;
@@ -128,7 +195,9 @@ async fn rebuild(databases: &Databases, projection: Projection, arguments: &Argu
         match compare::compare(version, patience).await {
             Ok(same) => agree &= same,
             Err(error) if arguments.accept_differences => println!("{projection}: not compared: {error:#}"),
-            Err(error) => return Err(error.context("the versions cannot be compared; --accept-differences does without")),
+            Err(error) => {
+                return Err(error.context("the versions cannot be compared; --accept-differences does without"));
+            }
         }
     }
     if arguments.no_switch {
@@ -143,7 +212,7 @@ async fn rebuild(databases: &Databases, projection: Projection, arguments: &Argu
         return Ok(false);
     }
     for version in &mut versions {
-        catch_up(version).await?;
+        catch_up(version.builder()).await?;
         let waited = version.switch(patience).await?;
         println!(
             "{projection}: switched in {}; projectors waited {:.1} ms, queries {:.1} ms; the version before is kept in {}",
@@ -157,21 +226,22 @@ async fn rebuild(databases: &Databases, projection: Projection, arguments: &Argu
 }
 
 /// From where the versions are to the end of the log, all databases at once.
-async fn fill(projection: Projection, versions: &[Version]) -> Result<()> {
+async fn fill(projection: Projection, builders: &[Builder<Projection>]) -> Result<()> {
     let started = Instant::now();
     let mut total = 0;
     let mut tasks = tokio::task::JoinSet::new();
-    for version in versions {
-        let builder = version.builder().clone();
+    for builder in builders {
+        let builder = builder.clone();
         let (heads, positions) = (builder.heads().await?, builder.positions().await?);
-        let sum = |of: &std::collections::BTreeMap<_, skyriff_domain::Position>| of.values().map(|at| at.0).sum::<i64>();
+        let sum =
+            |of: &std::collections::BTreeMap<_, skyriff_domain::Position>| of.values().map(|at| at.0).sum::<i64>();
         total += u64::try_from(sum(&heads) - sum(&positions)).unwrap_or(0);
         tasks.spawn(async move { builder.catch_up(&heads).await });
     }
     let style = "{msg} {bar:40} {human_pos}/{human_len} events, {per_sec}, {eta} left";
     let bar = ProgressBar::new(total).with_style(ProgressStyle::with_template(style)?);
     bar.set_message(format!("building {projection}"));
-    let applied = || versions.iter().map(|version| version.builder().applied()).sum::<u64>();
+    let applied = || builders.iter().map(Builder::applied).sum::<u64>();
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
@@ -190,16 +260,15 @@ async fn fill(projection: Projection, versions: &[Version]) -> Result<()> {
 }
 
 /// Until few events come while the last ones are applied.
-async fn catch_up(version: &Version) -> Result<()> {
+async fn catch_up(builder: &Builder<Projection>) -> Result<()> {
     for _ in 0..ROUNDS_MAX {
-        let heads = version.builder().heads().await?;
-        if version.builder().catch_up(&heads).await? <= NEAR {
+        let heads = builder.heads().await?;
+        if builder.catch_up(&heads).await? <= NEAR {
             return Ok(());
         }
     }
     bail!(
-        "{} does not catch up: events come faster than they are applied; try with more --workers, or when less happens",
-        version.schema()
+        "it does not catch up: events come faster than they are applied; try with more --workers, or when less happens"
     )
 }
 

@@ -56,6 +56,10 @@ pub trait ReadModel: Follower {
     /// Its tables, in the order in which a switch of versions locks them.
     fn tables(self) -> &'static [&'static str];
 
+    /// The condition, in SQL, for a row of one of its tables to be of the shards that are bound as `$1`. Deleting table
+    /// by table in their order, it holds for each until its turn comes.
+    fn of_shards(self, table: &str) -> &'static str;
+
     /// As [`Follower::apply`], with the same result, in large batches and for tables that nobody reads yet.
     ///
     /// # Errors
@@ -251,10 +255,8 @@ impl<M: ReadModel> Builder<M> {
             let mut page = self.page(&mut events, shard, after, upto).await?;
             while let Some(last) = page.last().map(|event| event.at.position) {
                 let at = BTreeMap::from([(shard, after)]);
-                let (applied, next) = tokio::join!(
-                    apply(self.model, &mut tables, &at, &page),
-                    self.page(&mut events, shard, last, upto)
-                );
+                let (applied, next) =
+                    tokio::join!(apply(self.model, &mut tables, &at, &page), self.page(&mut events, shard, last, upto));
                 if !applied? {
                     // Somebody else fills it as well; go on from where that one got.
                     break;

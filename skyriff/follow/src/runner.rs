@@ -396,9 +396,9 @@ impl RunError {
     fn is_about_the_connection(&self) -> bool {
         match self {
             Self::Late | Self::Open(_) | Self::Log(LogError::Ended(_)) => true,
-            Self::Tables(error)
-            | Self::Apply(ApplyError::Database(error))
-            | Self::Log(LogError::Database(error)) => is_about_the_connection(error),
+            Self::Tables(error) | Self::Apply(ApplyError::Database(error)) | Self::Log(LogError::Database(error)) => {
+                is_about_the_connection(error)
+            }
             Self::Apply(ApplyError::Misfit(_)) | Self::Log(_) => false,
         }
     }

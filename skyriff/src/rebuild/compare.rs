@@ -34,7 +34,9 @@ pub async fn compare(version: &mut Version, patience: Duration) -> Result<bool> 
             continue;
         }
         agree = false;
-        println!("{projection}: {table} in {database} DIFFERS in {differences} rows; live {live} rows, new {other} rows");
+        println!(
+            "{projection}: {table} in {database} DIFFERS in {differences} rows; live {live} rows, new {other} rows"
+        );
         for example in examples.as_array().into_iter().flatten() {
             println!("  live {}\n  new  {}", example["live"], example["other"]);
         }

@@ -7,20 +7,20 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use skyriff_domain::{Position, ShardId};
-use skyriff_follow::{Builder, Follower, ReadModel, TableDatabase, build::Limits};
+use skyriff_follow::{Builder, Follower, LogDatabase, ReadModel, TableDatabase, build::Limits};
 use skyriff_postgres::databases::{OWNER, PROJECT};
 use skyriff_projections::Projection;
 use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Transaction, postgres::PgConnectOptions};
 
 use crate::config::{Databases, Place};
 
-const NAME: &str = "skyriff rebuild";
+pub(super) const NAME: &str = "skyriff rebuild";
 /// Projectors wait no longer than this for the last events to be applied; it is tried again then.
-const FREEZE_MAX: Duration = Duration::from_millis(500);
+pub(super) const FREEZE_MAX: Duration = Duration::from_millis(500);
 /// A lock is waited for so long at first, then twice as long each time. Queries that come meanwhile wait as well, so the
 /// most is less than they are given; it is more than Postgres takes to make a vacuum give way.
 const LOCK_WAIT: Duration = Duration::from_millis(100);
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+pub(super) const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Between two tries.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Between two looks whether the live version has read as far.
@@ -84,16 +84,13 @@ impl Version {
         ensure!(ours, "another `skyriff rebuild {projection}` is at work here; wait for it, or stop it");
         ensure!(known, "the read models' database is not up to date; run `skyriff migrate` first");
         // What is built can be built again, so it need not be on disk commit by commit; the switch flushes it all.
-        let settings = [("search_path", format!("{},public", kind.schema(projection))), ("synchronous_commit", "off".to_owned())];
+        let settings =
+            [("search_path", format!("{},public", kind.schema(projection))), ("synchronous_commit", "off".to_owned())];
         let tables = TableDatabase {
             options: place.primary.clone().username(PROJECT).application_name(NAME).options(settings),
             shards: place.shards.clone(),
         };
-        let mut logs = databases.to_follow();
-        for log in &mut logs {
-            log.options = log.options.clone().application_name(NAME);
-        }
-        logs.retain(|log| log.shards.iter().any(|shard| place.shards.contains(shard)));
+        let logs = logs_of(databases, &place.shards);
         Ok(Self { projection, kind, owner, options, builder: Builder::new(projection, logs, tables, limits) })
     }
 
@@ -249,7 +246,8 @@ impl Version {
                     self.builder.catch_up(&self.builder.heads().await?).await?;
                 }
                 Err(error) => {
-                    return Err(error.context("the live version does not stand still; try again, or give it longer with --wait-s"));
+                    return Err(error
+                        .context("the live version does not stand still; try again, or give it longer with --wait-s"));
                 }
             }
         }
@@ -292,9 +290,10 @@ struct TooFarBehind;
 
 /// Locks that others have; a deadlock with somebody who takes them in another order.
 fn is_in_the_way(error: &anyhow::Error) -> bool {
-    let code = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>()).find_map(|error| {
-        error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()))
-    });
+    let code = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<sqlx::Error>())
+        .find_map(|error| error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned())));
     error.is::<TooFarBehind>() || code.is_some_and(|code| code == "55P03" || code == "40P01")
 }
 
@@ -302,14 +301,27 @@ async fn schema_exists(connection: &mut PgConnection, schema: &str) -> sqlx::Res
     sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL").bind(schema).fetch_one(connection).await
 }
 
+/// The databases of the log that have some of these shards.
+pub(super) fn logs_of(databases: &Databases, shards: &[ShardId]) -> Vec<LogDatabase> {
+    let mut logs = databases.to_follow();
+    logs.retain(|log| log.shards.iter().any(|shard| shards.contains(shard)));
+    for log in &mut logs {
+        log.options = log.options.clone().application_name(NAME);
+    }
+    logs
+}
+
 /// How far the live version has come with a shard, and why it stands still there if it does.
 #[derive(Clone, Debug, Default)]
-struct Live {
-    position: Position,
+pub(super) struct Live {
+    pub(super) position: Position,
     stopped: Option<String>,
 }
 
-async fn live_positions(connection: &mut PgConnection, projection: Projection) -> sqlx::Result<BTreeMap<ShardId, Live>> {
+pub(super) async fn live_positions(
+    connection: &mut PgConnection,
+    projection: Projection,
+) -> sqlx::Result<BTreeMap<ShardId, Live>> {
     let rows: Vec<(i16, i64, Option<String>)> =
         sqlx::query_as("SELECT shard, position, stopped FROM public.checkpoints WHERE projection = $1")
             .bind(projection.name())
