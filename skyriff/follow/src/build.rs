@@ -115,7 +115,11 @@ impl BuildError {
                 is_about_the_connection(error)
             }
             Self::Apply { source: ApplyError::Database(error), .. } => is_about_the_connection(error),
-            _ => false,
+            Self::Open(OpenError::OtherVersion { .. })
+            | Self::Log(_)
+            | Self::Apply { source: ApplyError::Misfit(_), .. }
+            | Self::Ends { .. }
+            | Self::Worker(_) => false,
         }
     }
 }
