@@ -21,6 +21,8 @@ pub(super) const FREEZE_MAX: Duration = Duration::from_millis(500);
 /// most is less than they are given; it is more than Postgres takes to make a vacuum give way.
 const LOCK_WAIT: Duration = Duration::from_millis(100);
 pub(super) const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Whoever worked on the same before and has ended is gone from the server within this time.
+const ALONE_WITHIN: Duration = Duration::from_secs(3);
 /// Between two tries.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Between two looks whether the live version has read as far.
@@ -74,15 +76,12 @@ impl Version {
     ) -> Result<Self> {
         let options = place.primary.clone().username(OWNER).application_name(NAME);
         let mut owner = options.connect().await.context("cannot reach the read models as their owner")?;
-        let (ours, known): (bool, bool) = sqlx::query_as(
-            "SELECT pg_try_advisory_lock(hashtext('skyriff rebuild'), hashtext($1)),
-                    to_regprocedure('public.switch_version(text, text[], text, text)') IS NOT NULL",
-        )
-        .bind(projection.name())
-        .fetch_one(&mut owner)
-        .await?;
-        ensure!(ours, "another `skyriff rebuild {projection}` is at work here; wait for it, or stop it");
+        let known: bool =
+            sqlx::query_scalar("SELECT to_regprocedure('public.switch_version(text, text[], text, text)') IS NOT NULL")
+                .fetch_one(&mut owner)
+                .await?;
         ensure!(known, "the read models' database is not up to date; run `skyriff migrate` first");
+        alone(&mut owner, projection).await?;
         // What is built can be built again, so it need not be on disk commit by commit; the switch flushes it all.
         let settings =
             [("search_path", format!("{},public", kind.schema(projection))), ("synchronous_commit", "off".to_owned())];
@@ -295,6 +294,25 @@ fn is_in_the_way(error: &anyhow::Error) -> bool {
         .filter_map(|cause| cause.downcast_ref::<sqlx::Error>())
         .find_map(|error| error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned())));
     error.is::<TooFarBehind>() || code.is_some_and(|code| code == "55P03" || code == "40P01")
+}
+
+/// Be the only one who works on this read model's versions, for as long as the connection lasts.
+async fn alone(owner: &mut PgConnection, projection: Projection) -> Result<()> {
+    let end = Instant::now() + ALONE_WITHIN;
+    loop {
+        let ours: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('skyriff rebuild'), hashtext($1))")
+            .bind(projection.name())
+            .fetch_one(&mut *owner)
+            .await?;
+        if ours {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < end,
+            "another `skyriff rebuild {projection}` is at work here; wait for it, or stop it"
+        );
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 async fn schema_exists(connection: &mut PgConnection, schema: &str) -> sqlx::Result<bool> {

@@ -405,3 +405,45 @@ async fn shards_move_to_another_database_under_load_and_nobody_notices() {
     }
     dev.interrupt().await.well();
 }
+
+#[tokio::test]
+async fn whoever_reads_at_one_moment_is_waited_for_and_sees_what_belongs_together() {
+    let folder = Folder::new();
+    let dev = patient_dev(&folder).await;
+    let service = dev.api.as_caller(&folder.token("service", Uuid::from_u128(1)).await);
+    let user = user_of_shard(|shard| shard == OF_POINTS);
+    let at = service.earn(user, "earn", 7).await.unwrap().with(StatusCode::CREATED).position();
+    assert_eq!(service.balance(user, &at).await["available"]["income"], 7);
+    let points = "SELECT sum(available_income)::bigint FROM balances WHERE user_id = $1";
+    let mut readers = Vec::new();
+    for server in ["primary", "replica"] {
+        let mut reads = connect_to(&folder, server, "skyriff_query", READS[0]).await;
+        // As queries that take several statements begin; and from here on nothing that is built is there for them.
+        let begin =
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE checkpoints IN ACCESS SHARE MODE; SELECT 1";
+        sqlx::raw_sql(begin).execute(&mut reads).await.unwrap();
+        readers.push(reads);
+    }
+    let mut rebuild = Process::spawn(folder.with_databases(skyriff(&["rebuild", "balances"])));
+    let mut owner = folder.connect("skyriff_owner", READS[0]).await;
+    eventually("the switch waits for a reader", async || {
+        assert!(rebuild.is_running(), "nobody was waited for: {}", rebuild.stdout());
+        let waits = "SELECT count(*) FROM pg_stat_activity
+                     WHERE application_name = 'skyriff rebuild' AND wait_event_type = 'Lock' AND query ~ 'switch_version'";
+        (sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut owner).await.unwrap() > 0).then_some(())
+    })
+    .await;
+    let mut ended = None;
+    for mut reads in readers {
+        let read: Option<i64> = sqlx::query_scalar(points).bind(user).fetch_one(&mut reads).await.unwrap();
+        assert_eq!(read, Some(7));
+        sqlx::raw_sql("COMMIT").execute(&mut reads).await.unwrap();
+        if ended.is_none() {
+            // Done on the primary, and then to be done on the replica, where the other reader is still inside.
+            ended = Some(eventually("the rebuild ends", async || (!rebuild.is_running()).then_some(())).await);
+        }
+    }
+    rebuild.end().await.well();
+    assert_eq!(service.balance(user, &at).await["available"]["income"], 7);
+    dev.interrupt().await.well();
+}
