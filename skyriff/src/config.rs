@@ -398,12 +398,13 @@ impl Databases {
     /// What is built for a database is built for all of its shards, so it has to have one place.
     pub fn check_that_read_databases_are_named_once(&self) -> Result<()> {
         let name = |place: &Place| {
-            let of = &place.primary;
+            let of = place.primary.as_role(databases::PROJECT);
             (of.get_socket().cloned(), of.get_host().to_owned(), of.get_port(), of.get_database().map(str::to_owned))
         };
         for (number, place) in self.read_models.iter().enumerate() {
             let again = self.read_models.iter().skip(number + 1).any(|other| name(other) == name(place));
-            let database = place.primary.get_database().unwrap_or_default();
+            let (.., database) = name(place);
+            let database = database.unwrap_or_default();
             ensure!(!again, "the read models have two places in {database}; list its shards in one, as in 0-2,4-7=URL");
         }
         Ok(())

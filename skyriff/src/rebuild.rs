@@ -25,11 +25,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use skyriff_domain::ShardId;
 use skyriff_follow::{Builder, Follower, build::Limits};
 use skyriff_projections::Projection;
-use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 
 use self::version::{Kind, Version};
-use crate::config::{DatabaseArguments, Databases};
+use crate::config::{Address, DatabaseArguments, Databases};
 
 /// A version is caught up when no more events than this came while the last ones were applied.
 const NEAR: u64 = 1_000;
@@ -74,7 +73,7 @@ pub struct Arguments {
     forget: Option<Shards>,
     /// The database that shards move out of: its primary, as in SKYRIFF_READ_MODELS.
     #[arg(long, value_name = "URL")]
-    from: Option<PgConnectOptions>,
+    from: Option<Address>,
     /// Shards that are filled at the same time, in each read database, with two connections each.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
@@ -146,7 +145,7 @@ async fn move_shards(
     databases: &Databases,
     projection: Projection,
     shards: &BTreeSet<ShardId>,
-    from: &PgConnectOptions,
+    from: &Address,
     arguments: &Arguments,
 ) -> Result<bool> {
     let arriving = moving::arriving(databases, projection, shards, from, arguments.limits())?;

@@ -22,7 +22,7 @@ use skyriff_projections::Projection;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::version::{FREEZE_MAX, LOCK_WAIT_MAX, NAME, live_positions, logs_of};
-use crate::config::{Databases, Place};
+use crate::config::{Address, Databases, Place};
 
 /// Between two tries.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -43,7 +43,7 @@ pub fn arriving(
     databases: &Databases,
     projection: Projection,
     shards: &BTreeSet<ShardId>,
-    from: &PgConnectOptions,
+    from: &Address,
     limits: Limits,
 ) -> Result<Vec<Arriving>> {
     let mut arriving = Vec::new();
@@ -53,7 +53,7 @@ pub fn arriving(
             continue;
         }
         ensure!(!is_the_same(&place.primary, from), stays(&here));
-        let options = place.primary.clone().username(PROJECT).application_name(NAME);
+        let options = place.primary.as_role(PROJECT).application_name(NAME);
         let options = options.options([("synchronous_commit", "off")]);
         let logs = logs_of(databases, &here);
         let tables = TableDatabase { options, shards: here.clone() };
@@ -61,7 +61,7 @@ pub fn arriving(
             projection,
             builder: Builder::new(projection, logs, tables, limits),
             shards: numbers(&here)?,
-            to: place.primary.clone().username(OWNER).application_name(NAME),
+            to: place.primary.as_role(OWNER).application_name(NAME),
         });
     }
     let found: usize = arriving.iter().map(|arriving| arriving.shards.len()).sum();
@@ -82,8 +82,9 @@ fn stays(shards: &[ShardId]) -> String {
     )
 }
 
-fn is_the_same(one: &PgConnectOptions, other: &PgConnectOptions) -> bool {
-    let place = |of: &PgConnectOptions| {
+fn is_the_same(one: &Address, other: &Address) -> bool {
+    let place = |of: &Address| {
+        let of = of.as_role(OWNER);
         let host = of.get_socket().map_or_else(|| of.get_host().to_owned(), |socket| socket.display().to_string());
         (host, of.get_port(), of.get_database().map(str::to_owned))
     };
@@ -110,7 +111,7 @@ impl Arriving {
     ///
     /// # Errors
     /// When the two are not at the same positions within `patience`.
-    pub async fn compare(&self, from: &PgConnectOptions, patience: Duration) -> Result<bool> {
+    pub async fn compare(&self, from: &Address, patience: Duration) -> Result<bool> {
         let (mut there, mut here) = self.same_moment(from, patience).await?;
         let (projection, database) = (self.projection, self.to.get_database().unwrap_or_default());
         let mut agree = true;
@@ -131,7 +132,7 @@ impl Arriving {
     }
 
     /// Two transactions that see the shards at the same positions: where they were, and here.
-    async fn same_moment(&self, from: &PgConnectOptions, patience: Duration) -> Result<(PgConnection, PgConnection)> {
+    async fn same_moment(&self, from: &Address, patience: Duration) -> Result<(PgConnection, PgConnection)> {
         let end = Instant::now() + patience;
         let mut owner = owner_of(from).await?;
         loop {
@@ -182,8 +183,8 @@ impl Arriving {
     }
 }
 
-async fn owner_of(database: &PgConnectOptions) -> Result<PgConnection> {
-    let owner = database.clone().username(OWNER).application_name(NAME);
+async fn owner_of(database: &Address) -> Result<PgConnection> {
+    let owner = database.as_role(OWNER).application_name(NAME);
     owner.connect().await.context("cannot reach the database that --from names, as its owner")
 }
 
@@ -195,7 +196,7 @@ pub async fn forget(
     databases: &Databases,
     projection: Projection,
     shards: &BTreeSet<ShardId>,
-    from: &PgConnectOptions,
+    from: &Address,
 ) -> Result<u64> {
     let lives = |place: &&Place| is_the_same(&place.primary, from);
     for place in databases.read_models.iter().filter(lives) {

@@ -74,7 +74,7 @@ impl Version {
         kind: Kind,
         limits: Limits,
     ) -> Result<Self> {
-        let options = place.primary.clone().username(OWNER).application_name(NAME);
+        let options = place.primary.as_role(OWNER).application_name(NAME);
         let mut owner = options.connect().await.context("cannot reach the read models as their owner")?;
         let known: bool =
             sqlx::query_scalar("SELECT to_regprocedure('public.switch_version(text, text[], text, text)') IS NOT NULL")
@@ -86,7 +86,7 @@ impl Version {
         let settings =
             [("search_path", format!("{},public", kind.schema(projection))), ("synchronous_commit", "off".to_owned())];
         let tables = TableDatabase {
-            options: place.primary.clone().username(PROJECT).application_name(NAME).options(settings),
+            options: place.primary.as_role(PROJECT).application_name(NAME).options(settings),
             shards: place.shards.clone(),
         };
         let logs = logs_of(databases, &place.shards);
