@@ -2,28 +2,21 @@
 //!
 //! Table `ledger_entries`, partitioned by the month of the business time.
 
+use std::fmt::Write;
+
 use chrono::{Datelike, NaiveDate};
-use skyriff_domain::{Event, RecordedEvent, ledger::postings, points_account};
+use skyriff_domain::{
+    Event, LogPosition, RecordedEvent,
+    ledger::{Posting, postings},
+    points_account,
+};
 use skyriff_follow::{ApplyError, Batch};
 use sqlx::PgConnection;
 
 /// See the module.
 pub(crate) async fn apply(batch: &Batch, transaction: &mut PgConnection) -> Result<(), ApplyError> {
-    let mut months: Vec<_> = batch.iter().filter_map(month).collect();
-    months.sort_unstable();
-    months.dedup();
-    if !months.is_empty() {
-        sqlx::query("SELECT ensure_ledger_month(month) FROM unnest($1::date[]) AS month")
-            .bind(&months)
-            .execute(&mut *transaction)
-            .await?;
-    }
-
-    let entries = batch.iter().flat_map(|event| {
-        let lines = postings(&event.stream, &event.event).into_iter();
-        (1_i16..).zip(lines).map(move |(line, posting)| (event, line, posting))
-    });
-    let entries: Vec<_> = entries.collect();
+    ensure_months(batch, transaction).await?;
+    let entries = entries(batch);
     let shard = |event: &RecordedEvent| i16::try_from(event.at.shard.0).unwrap_or(i16::MAX);
     sqlx::query(
         "INSERT INTO ledger_entries (shard, position, line, user_id, account, amount, event_type, reference,
@@ -43,6 +36,61 @@ pub(crate) async fn apply(batch: &Batch, transaction: &mut PgConnection) -> Resu
     .bind(entries.iter().map(|(event, ..)| event.recorded_at).collect::<Vec<_>>())
     .execute(transaction)
     .await?;
+    Ok(())
+}
+
+/// The same with COPY, since nothing is ever changed here: for a table that is built anew.
+pub(crate) async fn copy(batch: &Batch, transaction: &mut PgConnection) -> Result<(), ApplyError> {
+    ensure_months(batch, transaction).await?;
+    let mut text = String::new();
+    for (event, line, posting) in entries(batch) {
+        let user = posting.account.user().map_or_else(|| "\\N".to_owned(), |user| user.0.to_string());
+        let reference = reference(&event.event).map_or_else(|| "\\N".to_owned(), |reference| escaped(&reference));
+        let LogPosition { shard, position } = event.at;
+        let (account, amount, event_type) = (posting.account, posting.amount, event.event.event_type());
+        let (occurred_at, recorded_at) = (event.occurred_at.to_rfc3339(), event.recorded_at.to_rfc3339());
+        writeln!(
+            text,
+            "{shard}\t{position}\t{line}\t{user}\t{account}\t{amount}\t{event_type}\t{reference}\t{occurred_at}\t{recorded_at}"
+        )
+        .map_err(|error| ApplyError::Misfit(error.to_string()))?;
+    }
+    let mut copy = transaction
+        .copy_in_raw(
+            "COPY ledger_entries (shard, position, line, user_id, account, amount, event_type, reference, occurred_at,
+                                  recorded_at) FROM STDIN",
+        )
+        .await?;
+    copy.send(text.into_bytes()).await?;
+    copy.finish().await?;
+    Ok(())
+}
+
+/// As COPY wants a text.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n").replace('\r', "\\r")
+}
+
+/// Every posting of every event, with its number among those of its event.
+fn entries(batch: &Batch) -> Vec<(&RecordedEvent, i16, Posting)> {
+    let entries = batch.iter().flat_map(|event| {
+        let lines = postings(&event.stream, &event.event).into_iter();
+        (1_i16..).zip(lines).map(move |(line, posting)| (event, line, posting))
+    });
+    entries.collect()
+}
+
+/// The partitions that these events want.
+async fn ensure_months(batch: &Batch, transaction: &mut PgConnection) -> Result<(), ApplyError> {
+    let mut months: Vec<_> = batch.iter().filter_map(month).collect();
+    months.sort_unstable();
+    months.dedup();
+    if !months.is_empty() {
+        sqlx::query("SELECT ensure_month(current_schema(), 'ledger_entries', month) FROM unnest($1::date[]) AS month")
+            .bind(&months)
+            .execute(&mut *transaction)
+            .await?;
+    }
     Ok(())
 }
 

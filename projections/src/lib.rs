@@ -15,4 +15,4 @@ pub mod works;
 
 pub mod projection;
 
-pub use projection::Projection;
+pub use projection::{Projection, UnknownProjection};

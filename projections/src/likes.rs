@@ -38,27 +38,31 @@ pub(crate) async fn apply(batch: &Batch, transaction: &mut PgConnection) -> Resu
     }
     let mut deltas = Deltas::default();
     let gone: Vec<_> = changes.iter().filter(|(_, change)| change.stood).map(|(like, _)| *like).collect();
-    for (work, liked_at) in remove(&gone, transaction).await? {
-        deltas.add(work, liked_at, -1);
+    for (work, shard, liked_at) in remove(&gone, transaction).await? {
+        deltas.add(work, shard, liked_at, -1);
     }
     let given: Vec<_> = changes.iter().filter_map(|(like, change)| Some((*like, change.stands?))).collect();
     for (like, event) in &given {
-        deltas.add(like.work, event.occurred_at, 1);
+        let shard = i16::try_from(event.at.shard.0).map_err(|error| ApplyError::Misfit(error.to_string()))?;
+        deltas.add(like.work, shard, event.occurred_at, 1);
     }
     insert(&given, transaction).await?;
     work_likes::apply(&deltas, transaction).await
 }
 
-/// Remove likes, all of which must be there, and say when they were given.
-async fn remove(likes: &[LikeId], transaction: &mut PgConnection) -> Result<Vec<(WorkId, DateTime<Utc>)>, ApplyError> {
+/// Remove likes, all of which must be there, and say in which shard and when they were given.
+async fn remove(
+    likes: &[LikeId],
+    transaction: &mut PgConnection,
+) -> Result<Vec<(WorkId, i16, DateTime<Utc>)>, ApplyError> {
     if likes.is_empty() {
         return Ok(Vec::new());
     }
     let (users, works) = columns(likes.iter());
-    let removed: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as(
+    let removed: Vec<(Uuid, i16, DateTime<Utc>)> = sqlx::query_as(
         "DELETE FROM likes l USING unnest($1::uuid[], $2::uuid[]) AS gone (user_id, work_id)
          WHERE l.user_id = gone.user_id AND l.work_id = gone.work_id
-         RETURNING l.work_id, l.liked_at",
+         RETURNING l.work_id, l.shard, l.liked_at",
     )
     .bind(users)
     .bind(works)
@@ -68,7 +72,7 @@ async fn remove(likes: &[LikeId], transaction: &mut PgConnection) -> Result<Vec<
         let reason = format!("{} likes are taken back, and {} of them stand", likes.len(), removed.len());
         return Err(ApplyError::Misfit(reason));
     }
-    Ok(removed.into_iter().map(|(work, liked_at)| (WorkId(work), liked_at)).collect())
+    Ok(removed.into_iter().map(|(work, shard, liked_at)| (WorkId(work), shard, liked_at)).collect())
 }
 
 /// A like that is there already would be counted twice; the primary key stops it.

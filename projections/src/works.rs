@@ -116,7 +116,7 @@ async fn hide(changes: &BTreeMap<WorkId, Change<'_>>, transaction: &mut PgConnec
 async fn list(changes: &BTreeMap<WorkId, Change<'_>>, transaction: &mut PgConnection) -> Result<(), ApplyError> {
     let works: Vec<_> = changes.keys().map(|work| work.0).collect();
     sqlx::query(
-        "SELECT ensure_month('newest_works', month)
+        "SELECT ensure_month(current_schema(), 'newest_works', month)
          FROM (SELECT DISTINCT date_trunc('month', published_at AT TIME ZONE 'UTC')::date AS month
                FROM works WHERE work_id = ANY ($1)) m",
     )

@@ -116,7 +116,7 @@ impl Query for BalanceOf {
                 ARRAY(SELECT expires_at FROM promo_lots WHERE user_id = $1 ORDER BY expires_at) AS lots_expire_at,
                 ARRAY(SELECT points FROM promo_lots WHERE user_id = $1 ORDER BY expires_at) AS lots_points
          FROM checkpoints c LEFT JOIN balances b ON b.user_id = $1
-         WHERE c.projection = 'balances' AND c.version = 1 AND c.shard = $2",
+         WHERE c.projection = 'balances' AND c.shard = $2",
         )
         .bind(self.user.0)
         .bind(i16::try_from(self.shard.0).unwrap_or(i16::MAX))

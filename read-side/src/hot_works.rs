@@ -34,6 +34,7 @@ use uuid::Uuid;
 use crate::{
     cached::{Aged, Cached},
     replicas::{AtLeast, FreshParts, QueryEverywhere, Replicas},
+    work::numbers,
 };
 
 /// A like weighs half as much after so many hours.
@@ -152,9 +153,9 @@ impl QueryEverywhere for Candidates {
     type Rows = Vec<Uuid>;
     const ANSWER_MAX: Duration = ANSWER_MAX;
 
-    async fn run(&self, pool: &PgPool, _: &[ShardId]) -> sqlx::Result<FreshParts<Vec<Uuid>>> {
+    async fn run(&self, pool: &PgPool, shards: &[ShardId]) -> sqlx::Result<FreshParts<Vec<Uuid>>> {
         let rows = sqlx::query_scalar(concat!(
-            "SELECT work_id FROM work_likes_by_hour WHERE hour > $3 GROUP BY work_id ORDER BY ",
+            "SELECT work_id FROM work_likes_by_hour WHERE hour > $3 AND shard = ANY ($5) GROUP BY work_id ORDER BY ",
             score!(),
             " DESC, work_id LIMIT $4"
         ))
@@ -162,6 +163,7 @@ impl QueryEverywhere for Candidates {
         .bind(HALF_LIFE_H)
         .bind(self.hour - TimeDelta::days(WINDOW_DAYS))
         .bind(CANDIDATES_MAX)
+        .bind(numbers(shards))
         .fetch_all(pool)
         .await?;
         Ok(FreshParts { positions: BTreeMap::new(), rows })
@@ -178,19 +180,21 @@ impl QueryEverywhere for Scores {
     type Rows = Vec<(Uuid, f64, i64)>;
     const ANSWER_MAX: Duration = ANSWER_MAX;
 
-    async fn run(&self, pool: &PgPool, _: &[ShardId]) -> sqlx::Result<FreshParts<Self::Rows>> {
+    async fn run(&self, pool: &PgPool, shards: &[ShardId]) -> sqlx::Result<FreshParts<Self::Rows>> {
         let rows = sqlx::query_as(concat!(
-            "SELECT asked.work_id, coalesce(hot.score, 0), coalesce(w.likes, 0) FROM unnest($4) AS asked (work_id)
+            "SELECT asked.work_id, coalesce(hot.score, 0), coalesce(w.likes, 0)::bigint FROM unnest($4) AS asked (work_id)
              LEFT JOIN (SELECT work_id, ",
             score!(),
-            " AS score FROM work_likes_by_hour WHERE hour > $3 AND work_id = ANY ($4) GROUP BY work_id) hot
+            " AS score FROM work_likes_by_hour WHERE hour > $3 AND work_id = ANY ($4) AND shard = ANY ($5) GROUP BY work_id) hot
                  USING (work_id)
-             LEFT JOIN work_likes w USING (work_id)"
+             LEFT JOIN (SELECT work_id, sum(likes) AS likes FROM work_likes
+                        WHERE work_id = ANY ($4) AND shard = ANY ($5) GROUP BY work_id) w USING (work_id)"
         ))
         .bind(self.hour)
         .bind(HALF_LIFE_H)
         .bind(self.hour - TimeDelta::days(WINDOW_DAYS))
         .bind(&self.works)
+        .bind(numbers(shards))
         .fetch_all(pool)
         .await?;
         Ok(FreshParts { positions: BTreeMap::new(), rows })

@@ -155,7 +155,7 @@ impl replicas::Query for EntriesOf {
              WHERE user_id = $1 AND occurred_at <= $2 AND (occurred_at, position, line) < ($2, $3, $4)
              ORDER BY occurred_at DESC, position DESC, line DESC LIMIT $5
          ) e ON true
-         WHERE c.projection = 'ledger_entries' AND c.version = 1 AND c.shard = $6
+         WHERE c.projection = 'ledger_entries' AND c.shard = $6
          ORDER BY e.occurred_at DESC, e.position DESC, e.line DESC",
         )
         .bind(user.0)

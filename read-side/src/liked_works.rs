@@ -139,7 +139,7 @@ impl replicas::Query for WorksOf {
                  WHERE user_id = $1 AND (liked_at, position) < ($2, $3)
                  ORDER BY liked_at DESC, position DESC LIMIT $4
              ) l ON true
-             WHERE c.projection = 'likes' AND c.version = 1 AND c.shard = $5
+             WHERE c.projection = 'likes' AND c.shard = $5
              ORDER BY l.liked_at DESC, l.position DESC",
         )
         .bind(user.0)

@@ -109,7 +109,7 @@ impl replicas::Query for LikesOf {
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT c.position AS checkpoint, l.work_id, l.liked_at FROM checkpoints c
              LEFT JOIN likes l ON l.user_id = $1 AND l.work_id = ANY ($2)
-             WHERE c.projection = 'likes' AND c.version = 1 AND c.shard = $3",
+             WHERE c.projection = 'likes' AND c.shard = $3",
         )
         .bind(self.user.0)
         .bind(self.works.iter().map(|work| work.0).collect::<Vec<_>>())

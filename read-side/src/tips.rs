@@ -264,7 +264,7 @@ impl replicas::Query for OneOf {
             "SELECT c.position AS checkpoint, t.tip_id, t.direction, t.other_id, t.points, t.share, t.work_id, t.state,
                     t.reason, t.occurred_at, t.position
              FROM checkpoints c LEFT JOIN tips t ON t.tip_id = $1 AND t.user_id = $2
-             WHERE c.projection = 'tips' AND c.version = 1 AND c.shard = $3",
+             WHERE c.projection = 'tips' AND c.shard = $3",
         )
         .bind(self.tip.0)
         .bind(self.user.0)
@@ -296,7 +296,7 @@ impl replicas::Query for PageOf {
                  WHERE user_id = $1 AND direction = $2 AND (occurred_at, position) < ($3, $4)
                  ORDER BY occurred_at DESC, position DESC LIMIT $5
              ) t ON true
-             WHERE c.projection = 'tips' AND c.version = 1 AND c.shard = $6
+             WHERE c.projection = 'tips' AND c.shard = $6
              ORDER BY t.occurred_at DESC, t.position DESC",
         )
         .bind(self.user.0)

@@ -160,7 +160,7 @@ impl QueryEverywhere for OfDays {
         let (checkpoints, rows): Answer = sqlx::query_as(
             "SELECT (
                  SELECT coalesce(json_agg(json_build_array(c.shard, c.position)), '[]') FROM checkpoints c
-                 WHERE c.projection = 'video_jobs' AND c.version = 1 AND c.shard = ANY ($3)
+                 WHERE c.projection = 'video_jobs' AND c.shard = ANY ($3)
              ), (
                  SELECT coalesce(json_agg(s), '[]') FROM (
                      SELECT day, provider, kind, currency, sum(succeeded)::bigint AS succeeded,

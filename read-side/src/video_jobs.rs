@@ -272,7 +272,7 @@ impl replicas::Query for OfUser {
                        AND ($4::text IS NULL OR status = $4)
                      ORDER BY submitted_position DESC LIMIT $5
                  ) j)
-             FROM checkpoints c WHERE c.projection = 'video_jobs' AND c.version = 1 AND c.shard = $6",
+             FROM checkpoints c WHERE c.projection = 'video_jobs' AND c.shard = $6",
         )
         .bind(user.0)
         .bind(before)

@@ -94,22 +94,40 @@ impl QueryEverywhere for WorkOf {
     type Rows = (Option<Work>, i64);
 
     async fn run(&self, pool: &PgPool, shards: &[ShardId]) -> sqlx::Result<FreshParts<Self::Rows>> {
-        let mut moment = pool.begin().await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *moment).await?;
+        let mut moment = moment(pool).await?;
         let positions = positions(&mut moment, shards, &["works", "likes"]).await?;
-        let likes: Option<i64> = sqlx::query_scalar("SELECT likes FROM work_likes WHERE work_id = $1")
-            .bind(self.0.0)
-            .fetch_optional(&mut *moment)
-            .await?;
+        let numbers = numbers(shards);
+        let likes: Option<i64> =
+            sqlx::query_scalar("SELECT sum(likes)::bigint FROM work_likes WHERE work_id = $1 AND shard = ANY ($2)")
+                .bind(self.0.0)
+                .bind(&numbers)
+                .fetch_one(&mut *moment)
+                .await?;
         let row: Option<Row> = sqlx::query_as(
-            "SELECT work_id, creator, job, title, visibility, published_at FROM works WHERE work_id = $1 AND shown",
+            "SELECT work_id, creator, job, title, visibility, published_at FROM works
+             WHERE work_id = $1 AND shown AND shard = ANY ($2)",
         )
         .bind(self.0.0)
+        .bind(&numbers)
         .fetch_optional(&mut *moment)
         .await?;
         moment.commit().await?;
         Ok(FreshParts { positions, rows: (row.map(Work::from), likes.unwrap_or_default()) })
     }
+}
+
+/// A transaction in which all statements see the same moment.
+///
+/// The table that says how fresh things are is locked before the moment is fixed: what a switch of versions has done is
+/// either seen in rows and names of tables, or in neither.
+pub(crate) async fn moment(pool: &PgPool) -> sqlx::Result<sqlx::Transaction<'static, sqlx::Postgres>> {
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE checkpoints IN ACCESS SHARE MODE";
+    pool.begin_with(begin).await
+}
+
+/// Shards as the tables have them.
+pub(crate) fn numbers(shards: &[ShardId]) -> Vec<i16> {
+    shards.iter().map(|shard| i16::try_from(shard.0).unwrap_or(i16::MAX)).collect()
 }
 
 /// How far all of these projections have come, shard by shard.
@@ -118,13 +136,12 @@ pub(crate) async fn positions(
     shards: &[ShardId],
     projections: &[&str],
 ) -> sqlx::Result<std::collections::BTreeMap<ShardId, Position>> {
-    let numbers: Vec<_> = shards.iter().map(|shard| i16::try_from(shard.0).unwrap_or(i16::MAX)).collect();
     let rows: Vec<(i16, i64)> = sqlx::query_as(
         "SELECT shard, min(position) FROM checkpoints
-         WHERE projection = ANY ($1) AND version = 1 AND shard = ANY ($2) GROUP BY shard",
+         WHERE projection = ANY ($1) AND shard = ANY ($2) GROUP BY shard",
     )
     .bind(projections)
-    .bind(numbers)
+    .bind(numbers(shards))
     .fetch_all(connection)
     .await?;
     let of = |(shard, position): (i16, i64)| (ShardId(u16::try_from(shard).unwrap_or_default()), Position(position));

@@ -72,9 +72,9 @@ impl QueryEverywhere for LikesOf {
     async fn run(&self, pool: &PgPool, shards: &[ShardId]) -> sqlx::Result<FreshParts<i64>> {
         let numbers: Vec<_> = shards.iter().map(|shard| i16::try_from(shard.0).unwrap_or(i16::MAX)).collect();
         let (likes, shards, positions): (i64, Vec<i16>, Vec<i64>) = sqlx::query_as(
-            "SELECT coalesce((SELECT likes FROM work_likes WHERE work_id = $1), 0),
+            "SELECT coalesce((SELECT sum(likes)::bigint FROM work_likes WHERE work_id = $1 AND shard = ANY ($2)), 0),
                     coalesce(array_agg(shard), '{}'), coalesce(array_agg(position), '{}')
-             FROM checkpoints WHERE projection = 'likes' AND version = 1 AND shard = ANY ($2)",
+             FROM checkpoints WHERE projection = 'likes' AND shard = ANY ($2)",
         )
         .bind(self.0.0)
         .bind(numbers)

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::{
     page::{self, Cursor, Page},
     replicas::{self, AtLeast, Fresh, FreshParts, QueryEverywhere, Replicas},
-    work::{Row, Work, positions},
+    work::{Row, Work, moment, numbers, positions},
 };
 
 /// A page of works, newest first.
@@ -62,20 +62,19 @@ impl QueryEverywhere for Newest {
     type Rows = Vec<Work>;
 
     async fn run(&self, pool: &PgPool, shards: &[ShardId]) -> sqlx::Result<FreshParts<Vec<Work>>> {
-        let mut moment = pool.begin().await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *moment).await?;
+        let mut moment = moment(pool).await?;
         let positions = positions(&mut moment, shards, &["works"]).await?;
         // The first condition on the time is for the planner: it leaves out the partitions of later months.
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT w.work_id, w.creator, w.job, w.title, w.visibility, w.published_at
-             FROM (SELECT published_at, work_id FROM newest_works
-                   WHERE published_at <= $1 AND (published_at, work_id) < ($1, $2)
-                   ORDER BY published_at DESC, work_id DESC LIMIT $3) n
-             JOIN works w USING (work_id) ORDER BY n.published_at DESC, n.work_id DESC",
+             FROM newest_works n JOIN works w USING (work_id)
+             WHERE n.published_at <= $1 AND (n.published_at, n.work_id) < ($1, $2) AND w.shard = ANY ($4)
+             ORDER BY n.published_at DESC, n.work_id DESC LIMIT $3",
         )
         .bind(self.after.at)
         .bind(self.after.id)
         .bind(self.limit + 1)
+        .bind(numbers(shards))
         .fetch_all(&mut *moment)
         .await?;
         moment.commit().await?;
@@ -123,8 +122,7 @@ impl replicas::Query for OfUser {
     type Rows = Vec<Work>;
 
     async fn run(&self, pool: &PgPool) -> sqlx::Result<Fresh<Vec<Work>>> {
-        let mut moment = pool.begin().await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *moment).await?;
+        let mut moment = moment(pool).await?;
         let positions = positions(&mut moment, &[self.shard], &["works"]).await?;
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT work_id, creator, job, title, visibility, published_at FROM works

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `SKYRIFF_SHARDS` | how many shards the store has; fixed when it is created; 16 |
 //! | `SKYRIFF_EVENT_STORE` | the event store's databases: `0-15=postgres://host/database`; replicas follow, as below, and streams of events are read there |
-//! | `SKYRIFF_READ_MODELS` | the read models' databases, primary first, then replicas: `0-7=postgres://a/x\|postgres://b/x;8-15=…` |
+//! | `SKYRIFF_READ_MODELS` | the read models' databases, primary first, then replicas: `0-6,8=postgres://a/x\|postgres://b/x;7,9-15=…` |
 //! | `SKYRIFF_KAFKA_BROKERS` | the Kafka cluster: `host:port`, several with commas |
 //! | `SKYRIFF_KAFKA_TOPIC`, `SKYRIFF_KAFKA_SOURCE`, `SKYRIFF_KAFKA_GROUP` | the topic, the CloudEvents source, the start of the groups' names |
 //! | `SKYRIFF_KAFKA_REPLICATION` | of a topic that is made: how many brokers keep each partition |
@@ -351,11 +351,15 @@ fn place(text: &str) -> Result<Place> {
     let (shards, urls) = text.split_once('=').context("a place is SHARDS=URL")?;
     let mut urls = urls.split('|').map(|url| url.trim().parse::<Address>().with_context(|| format!("shards {shards}")));
     let primary = urls.next().context("no URL")??;
-    Ok(Place { shards: shards_from_to(shards)?, primary, replicas: urls.collect::<Result<_>>()? })
+    Ok(Place { shards: shards_listed(shards)?, primary, replicas: urls.collect::<Result<_>>()? })
 }
 
 /// Some shards, as in `0-3,7`.
 pub fn shards(text: &str) -> Result<std::collections::BTreeSet<ShardId>> {
+    Ok(shards_listed(text)?.into_iter().collect())
+}
+
+fn shards_listed(text: &str) -> Result<Vec<ShardId>> {
     let ranges = text.split(',').map(shards_from_to).collect::<Result<Vec<_>>>()?;
     Ok(ranges.into_iter().flatten().collect())
 }
@@ -387,6 +391,21 @@ impl Databases {
             if let Some(shard) = beyond {
                 bail!("the {what} has a place for shard {shard}, and there are {} shards", self.shard_count.get());
             }
+        }
+        Ok(())
+    }
+
+    /// What is built for a database is built for all of its shards, so it has to have one place.
+    pub fn check_that_read_databases_are_named_once(&self) -> Result<()> {
+        let name = |place: &Place| {
+            let of = place.primary.as_role(databases::PROJECT);
+            (of.get_socket().cloned(), of.get_host().to_owned(), of.get_port(), of.get_database().map(str::to_owned))
+        };
+        for (number, place) in self.read_models.iter().enumerate() {
+            let again = self.read_models.iter().skip(number + 1).any(|other| name(other) == name(place));
+            let (.., database) = name(place);
+            let database = database.unwrap_or_default();
+            ensure!(!again, "the read models have two places in {database}; list its shards in one, as in 0-2,4-7=URL");
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ mod migrate;
 mod outputs;
 mod payouts;
 mod play;
+mod rebuild;
 mod replay;
 mod serve;
 mod storage;
@@ -67,6 +68,8 @@ enum Command {
     Play(play::Arguments),
     /// Export events into files: NDJSON, CSV, or Parquet by day and type.
     Replay(replay::Arguments),
+    /// Build a read model anew beside the live one, switch to it, go back, drop what is kept.
+    Rebuild(rebuild::Arguments),
     /// Check the books.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -88,6 +91,7 @@ async fn main() -> ExitCode {
         Command::Token(arguments) => token::run(&arguments),
         Command::Play(arguments) => play::run(arguments).await,
         Command::Replay(arguments) => replay::run(arguments).await,
+        Command::Rebuild(arguments) => rebuild::run(arguments).await,
         Command::Audit(command) => audit::run(command).await,
     };
     match result {

@@ -64,10 +64,15 @@ impl Likes {
 async fn rows(reads: &mut PgConnection) -> (BTreeMap<(Uuid, Uuid), DateTime<Utc>>, Counts, Hours) {
     let likes: Vec<(Uuid, Uuid, DateTime<Utc>)> =
         sqlx::query_as("SELECT user_id, work_id, liked_at FROM likes").fetch_all(&mut *reads).await.unwrap();
-    let works: Vec<(Uuid, i64)> =
-        sqlx::query_as("SELECT work_id, likes FROM work_likes").fetch_all(&mut *reads).await.unwrap();
+    let works: Vec<(Uuid, i64)> = sqlx::query_as("SELECT work_id, sum(likes)::bigint FROM work_likes GROUP BY 1")
+        .fetch_all(&mut *reads)
+        .await
+        .unwrap();
     let hours: Vec<(DateTime<Utc>, Uuid, i64)> =
-        sqlx::query_as("SELECT hour, work_id, likes FROM work_likes_by_hour").fetch_all(reads).await.unwrap();
+        sqlx::query_as("SELECT hour, work_id, sum(likes)::bigint FROM work_likes_by_hour GROUP BY 1, 2")
+            .fetch_all(reads)
+            .await
+            .unwrap();
     let likes = likes.into_iter().map(|(user, work, at)| ((user, work), at)).collect();
     (likes, works.into_iter().collect(), hours.into_iter().map(|(hour, work, likes)| ((hour, work), likes)).collect())
 }

@@ -5,6 +5,7 @@
 mod books;
 mod log;
 
+mod anew;
 mod exactly_once;
 mod likes;
 mod months;

@@ -99,7 +99,7 @@ impl replicas::Query for OfUser {
                      WHERE w.user_id = $1 AND w.requested_position < $2 AND ($3::uuid IS NULL OR w.withdrawal_id = $3)
                      ORDER BY w.requested_position DESC LIMIT $4
                  ) w)
-             FROM checkpoints c WHERE c.projection = 'withdrawals' AND c.version = 1 AND c.shard = $5",
+             FROM checkpoints c WHERE c.projection = 'withdrawals' AND c.shard = $5",
         )
         .bind(user.0)
         .bind(before)

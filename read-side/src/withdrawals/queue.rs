@@ -135,7 +135,7 @@ impl QueryEverywhere for Waiting {
         let (checkpoints, rows): Answer = sqlx::query_as(
             "SELECT (
                  SELECT coalesce(json_agg(json_build_array(c.shard, c.position)), '[]') FROM checkpoints c
-                 WHERE c.projection = 'withdrawals' AND c.version = 1 AND c.shard = ANY ($5)
+                 WHERE c.projection = 'withdrawals' AND c.shard = ANY ($5)
              ), (
                  SELECT coalesce(json_agg(w ORDER BY w.requested_at, w.withdrawal_id), '[]') FROM (
                      SELECT w.*, to_json(r) AS risk FROM withdrawals w LEFT JOIN risk_facts r USING (user_id)

@@ -37,15 +37,18 @@ async fn a_like_weighs_half_as_much_with_every_day_in_all_databases_together() {
     let ago = |hours| Utc::now() - TimeDelta::hours(hours);
     // 8 of a day ago weigh 4; 1 + 2 of now weigh 3; 64 of five days ago weigh 2; a clock that is ahead counts as now;
     // what is older than two weeks is not there.
-    liked_in(&mut low_rows, id(1), ago(24), 8).await;
-    liked_in(&mut low_rows, id(2), ago(0), 1).await;
-    liked_in(&mut high_rows, id(2), ago(0), 2).await;
-    liked_in(&mut low_rows, id(2), ago(24 * 20), 100).await;
-    liked_in(&mut high_rows, id(3), ago(120), 64).await;
-    liked_in(&mut low_rows, id(4), ago(-1), 1).await;
-    liked_in(&mut low_rows, id(5), ago(24 * 14), 1_000_000).await;
+    liked_in(&mut low_rows, 0, id(1), ago(24), 8).await;
+    liked_in(&mut low_rows, 0, id(2), ago(0), 1).await;
+    liked_in(&mut high_rows, 8, id(2), ago(0), 2).await;
+    liked_in(&mut low_rows, 0, id(2), ago(24 * 20), 100).await;
+    liked_in(&mut high_rows, 8, id(3), ago(120), 64).await;
+    liked_in(&mut low_rows, 0, id(4), ago(-1), 1).await;
+    liked_in(&mut low_rows, 0, id(5), ago(24 * 14), 1_000_000).await;
     // Likes of before count in `likes`, also in a database that has none of these days.
-    liked_in(&mut low_rows, id(3), ago(24 * 30), 6).await;
+    liked_in(&mut low_rows, 0, id(3), ago(24 * 30), 6).await;
+    // What is there of a shard that is read elsewhere does not count here.
+    liked_in(&mut low_rows, 8, id(1), ago(0), 1_000).await;
+    liked_in(&mut high_rows, 0, id(6), ago(0), 1_000).await;
     let (low_shards, high_shards) = ShardCount::default().shards().partition(|shard| shard.0 < 8);
     let of = |databases, shards| ReadDatabase { shards, primary: primary(databases), replicas: Vec::new() };
     let api = Api::over(vec![of(&low, low_shards), of(&high, high_shards)], LONG);
@@ -67,7 +70,7 @@ async fn the_list_is_made_once_for_all_who_ask() {
     let databases = TestDatabases::create().await;
     let mut rows = connect(&databases).await;
     for number in 0..150_u32 {
-        liked_in(&mut rows, Uuid::from_u128(number.into()), Utc::now(), i64::from(number) + 1).await;
+        liked_in(&mut rows, 0, Uuid::from_u128(number.into()), Utc::now(), i64::from(number) + 1).await;
     }
     let api = Api::on_primary(&databases);
     let answers = join_all((0..40).map(|_| hot(&api))).await;

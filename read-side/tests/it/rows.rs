@@ -70,22 +70,23 @@ pub(crate) async fn like(rows: &mut PgConnection, user: UserId, work: Uuid, posi
         .execute(&mut *rows)
         .await
         .unwrap();
-    liked_in(rows, work, at, 1).await;
+    liked_in(rows, number(place(user, position)), work, at, 1).await;
 }
 
-/// So many likes of a work in an hour, whoever gave them.
-pub(crate) async fn liked_in(rows: &mut PgConnection, work: Uuid, at: DateTime<Utc>, likes: i64) {
+/// So many likes of a work in an hour, by users of a shard.
+pub(crate) async fn liked_in(rows: &mut PgConnection, shard: i16, work: Uuid, at: DateTime<Utc>, likes: i64) {
     sqlx::query(
         "WITH total AS (
-             INSERT INTO work_likes VALUES ($1, $3)
-             ON CONFLICT (work_id) DO UPDATE SET likes = work_likes.likes + excluded.likes
+             INSERT INTO work_likes (work_id, shard, likes) VALUES ($1, $4, $3)
+             ON CONFLICT (work_id, shard) DO UPDATE SET likes = work_likes.likes + excluded.likes
          )
-         INSERT INTO work_likes_by_hour (hour, work_id, likes) VALUES (date_trunc('hour', $2, 'UTC'), $1, $3)
-         ON CONFLICT (hour, work_id) DO UPDATE SET likes = work_likes_by_hour.likes + excluded.likes",
+         INSERT INTO work_likes_by_hour (hour, work_id, shard, likes) VALUES (date_trunc('hour', $2, 'UTC'), $1, $4, $3)
+         ON CONFLICT (hour, work_id, shard) DO UPDATE SET likes = work_likes_by_hour.likes + excluded.likes",
     )
     .bind(work)
     .bind(at)
     .bind(likes)
+    .bind(shard)
     .execute(rows)
     .await
     .unwrap();

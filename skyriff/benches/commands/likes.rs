@@ -129,9 +129,9 @@ async fn fill(reads: &mut PgConnection, work: WorkId, likes: usize) -> Result<()
     .execute(&mut *reads)
     .await?;
     for count in [
-        "INSERT INTO work_likes (work_id, likes) SELECT work_id, count(*) FROM likes GROUP BY 1",
-        "INSERT INTO work_likes_by_hour (hour, work_id, likes)
-         SELECT date_trunc('hour', liked_at, 'UTC'), work_id, count(*) FROM likes GROUP BY 1, 2",
+        "INSERT INTO work_likes (work_id, shard, likes) SELECT work_id, shard, count(*) FROM likes GROUP BY 1, 2",
+        "INSERT INTO work_likes_by_hour (hour, work_id, shard, likes)
+         SELECT date_trunc('hour', liked_at, 'UTC'), work_id, shard, count(*) FROM likes GROUP BY 1, 2, 3",
     ] {
         reads.execute(count).await?;
     }
@@ -198,8 +198,10 @@ async fn caught_up(server: &Server, reads: &mut PgConnection) -> Result<()> {
 }
 
 async fn count_is(reads: &mut PgConnection, work: WorkId, likes: usize) -> Result<()> {
-    let counted: i64 =
-        sqlx::query_scalar("SELECT likes FROM work_likes WHERE work_id = $1").bind(work.0).fetch_one(reads).await?;
+    let counted: i64 = sqlx::query_scalar("SELECT sum(likes)::bigint FROM work_likes WHERE work_id = $1")
+        .bind(work.0)
+        .fetch_one(reads)
+        .await?;
     ensure!(usize::try_from(counted)? == likes, "{likes} likes were given, {counted} are counted");
     Ok(())
 }

@@ -15,6 +15,7 @@ mod keys;
 mod likes;
 mod nodes;
 mod ratios;
+mod rebuild;
 mod replay;
 mod report;
 mod servers;
@@ -43,7 +44,8 @@ const EVENTS: &str = "bench_events";
 const STOCK: &str = "bench_stock";
 
 /// The parts of a run, as BENCH names them; all but the last, which takes long, unless it names some.
-const PARTS: [&str; 9] = ["commands", "bulk", "keys", "nodes", "standby", "likes", "jobs", "replay", "history"];
+const PARTS: [&str; 10] =
+    ["commands", "bulk", "keys", "nodes", "standby", "likes", "jobs", "replay", "rebuild", "history"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -96,6 +98,7 @@ async fn measure_part(part: &str, server: &Server, folder: &Path, each: Duration
         "likes" => likes::run(server, each, report).await,
         "jobs" => jobs::run(server, report).await,
         "replay" => replay::run(server, folder, report).await,
+        "rebuild" => rebuild::run(server, each, report).await,
         "history" => history::run(server, each, report).await,
         _ => single::run(server, each, report).await,
     }

@@ -15,11 +15,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use ::metrics::{counter, gauge, histogram};
 use chrono::Utc;
 use skyriff_domain::{Position, RecordedEvent, ShardId};
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    checkpoints::{self, OpenError, number},
     follower::{ApplyError, Follower},
     log::{self, LogError, ShardEvents},
     source::{LogSource, Source},
@@ -156,6 +157,8 @@ enum RunError {
     Apply(#[from] ApplyError),
     #[error("the database of the tables cannot be reached")]
     Tables(#[from] sqlx::Error),
+    #[error(transparent)]
+    Open(#[from] OpenError),
     #[error("a database does not answer")]
     Late,
 }
@@ -238,7 +241,7 @@ impl<F: Follower> Runner<F> {
         let whole: Vec<_> = read.values_mut().flat_map(|shard| std::mem::take(&mut shard.events)).collect();
         let mut failed = match self.apply(tables, &checkpoints, &whole).await {
             Ok(()) => BTreeMap::new(),
-            Err(error) if is_about_the_connection(&error) => return Err(error),
+            Err(error) if error.is_about_the_connection() => return Err(error),
             // One shard's event must not stop the others: each on its own, and the one up to the event.
             Err(_) => self.apply_shard_by_shard(tables, &checkpoints, &whole).await?,
         };
@@ -271,29 +274,9 @@ impl<F: Follower> Runner<F> {
             return Ok(());
         }
         let started = Instant::now();
-        let mut last = BTreeMap::new();
-        for event in events {
-            last.insert(event.at.shard, event.at.position);
-        }
-        let mut transaction = tables.begin().await?;
-        let before = last.keys().map(|shard| checkpoints.get(shard).copied().unwrap_or_default().0);
-        let moved = sqlx::query(
-            "UPDATE checkpoints c SET position = m.last, updated_at = now(), stopped = NULL
-             FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS m (shard, before, last)
-             WHERE c.projection = $1 AND c.version = $2 AND c.shard = m.shard AND c.position = m.before",
-        )
-        .bind(self.follower.name())
-        .bind(self.follower.version())
-        .bind(last.keys().map(|shard| number(*shard)).collect::<Vec<_>>())
-        .bind(before.collect::<Vec<_>>())
-        .bind(last.values().map(|position| position.0).collect::<Vec<_>>())
-        .execute(&mut *transaction)
-        .await?;
-        if moved.rows_affected() != u64::try_from(last.len()).unwrap_or(u64::MAX) {
-            // Another runner has been here; the next step starts from where it got.
-            transaction.rollback().await?;
-            return Ok(());
-        }
+        let moved = checkpoints::begin_move(self.follower, tables, checkpoints, events).await?;
+        // Without it another runner has been here; the next step starts from where it got.
+        let Some(mut transaction) = moved else { return Ok(()) };
         self.follower.apply(events, &mut transaction).await?;
         transaction.commit().await?;
         counter!(EVENTS, "follower" => self.follower.name()).increment(u64::try_from(events.len()).unwrap_or(0));
@@ -320,7 +303,7 @@ impl<F: Follower> Runner<F> {
                         checkpoints.extend(now.last().map(|event| (event.at.shard, event.at.position)));
                         rest = later;
                     }
-                    Err(error) if is_about_the_connection(&error) => return Err(error),
+                    Err(error) if error.is_about_the_connection() => return Err(error),
                     Err(error) if size == 1 => {
                         failed.insert(first.at.shard, error);
                         break;
@@ -334,30 +317,12 @@ impl<F: Follower> Runner<F> {
 
     async fn connect(&self) -> Result<PgConnection, RunError> {
         let mut tables = self.tables.connect().await?;
-        sqlx::query(
-            "INSERT INTO checkpoints (projection, version, shard) SELECT $1, $2, unnest($3::smallint[])
-             ON CONFLICT DO NOTHING",
-        )
-        .bind(self.follower.name())
-        .bind(self.follower.version())
-        .bind(self.shards.iter().map(|shard| number(*shard)).collect::<Vec<_>>())
-        .execute(&mut tables)
-        .await?;
+        checkpoints::open(self.follower, &self.shards, &mut tables).await?;
         Ok(tables)
     }
 
     async fn checkpoints(&self, tables: &mut PgConnection) -> Result<BTreeMap<ShardId, Position>, sqlx::Error> {
-        let rows: Vec<(i16, i64)> = sqlx::query_as(
-            "SELECT shard, position FROM checkpoints WHERE projection = $1 AND version = $2 AND shard = ANY ($3)",
-        )
-        .bind(self.follower.name())
-        .bind(self.follower.version())
-        .bind(self.shards.iter().map(|shard| number(*shard)).collect::<Vec<_>>())
-        .fetch_all(tables)
-        .await?;
-        let of =
-            |(shard, position): (i16, i64)| (ShardId(u16::try_from(shard).unwrap_or_default()), Position(position));
-        Ok(rows.into_iter().map(of).collect())
+        checkpoints::read(self.follower, &self.shards, tables).await
     }
 
     async fn stand_still(
@@ -426,26 +391,26 @@ impl<F: Follower> Runner<F> {
     }
 }
 
-/// Such failures say nothing about the events; everything waits and tries again.
-fn is_about_the_connection(error: &RunError) -> bool {
-    if matches!(error, RunError::Late | RunError::Log(LogError::Ended(_))) {
-        return true;
+impl RunError {
+    /// Such failures say nothing about the events; everything waits and tries again.
+    fn is_about_the_connection(&self) -> bool {
+        match self {
+            Self::Late | Self::Open(_) | Self::Log(LogError::Ended(_)) => true,
+            Self::Tables(error) | Self::Apply(ApplyError::Database(error)) | Self::Log(LogError::Database(error)) => {
+                is_about_the_connection(error)
+            }
+            Self::Apply(ApplyError::Misfit(_)) | Self::Log(_) => false,
+        }
     }
-    let (RunError::Tables(error)
-    | RunError::Apply(ApplyError::Database(error))
-    | RunError::Log(LogError::Database(error))) = error
-    else {
-        return false;
-    };
+}
+
+/// Whether a failure is about the database and not about what it was asked.
+pub(crate) fn is_about_the_connection(error: &sqlx::Error) -> bool {
     match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
         // Shutdown, lock and statement timeouts, deadlocks, full disks, too many connections; a replica.
         Some(code) => ["57", "55", "40", "53", "08", "25"].iter().any(|class| code.starts_with(class)),
         None => !matches!(error, sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }),
     }
-}
-
-fn number(shard: ShardId) -> i16 {
-    i16::try_from(shard.0).unwrap_or(i16::MAX)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -46,8 +46,9 @@ pub(super) async fn compare(
     for like in missing.keys() {
         report.wrong(format!("user {} likes work {}, and no row says so", like.user, like.work));
     }
-    let stored: Vec<(Uuid, i64)> =
-        sqlx::query_as("SELECT work_id, likes FROM work_likes").fetch_all(&mut *connection).await?;
+    let stored: Vec<(Uuid, i64)> = sqlx::query_as("SELECT work_id, sum(likes)::bigint FROM work_likes GROUP BY 1")
+        .fetch_all(&mut *connection)
+        .await?;
     for (work, likes) in stored {
         let folded = counts.remove(&WorkId(work)).unwrap_or_default();
         if folded != likes {
@@ -61,8 +62,8 @@ pub(super) async fn compare(
     // The likes were compared with the log above, so their hours need only be compared with them.
     let hours: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as(
         "SELECT work_id, hour FROM work_likes_by_hour w FULL JOIN (
-             SELECT work_id, date_trunc('hour', liked_at, 'UTC') AS hour, count(*) AS likes FROM likes GROUP BY 1, 2
-         ) l USING (work_id, hour) WHERE w.likes IS DISTINCT FROM l.likes",
+             SELECT work_id, shard, date_trunc('hour', liked_at, 'UTC') AS hour, count(*) AS likes FROM likes GROUP BY 1, 2, 3
+         ) l USING (work_id, shard, hour) WHERE w.likes IS DISTINCT FROM l.likes",
     )
     .fetch_all(connection)
     .await?;

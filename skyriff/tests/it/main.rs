@@ -14,6 +14,7 @@ mod kafka;
 mod nodes;
 mod payouts;
 mod play;
+mod rebuild;
 mod replay;
 mod support;
 mod surface;

@@ -23,7 +23,12 @@ fn spawn_node(folder: &Folder, roles: &str, variables: &[(&str, &str)]) -> Proce
 }
 
 pub async fn node(folder: &Folder, roles: &str) -> (Process, String) {
-    let mut process = spawn_node(folder, roles, &[]);
+    node_with(folder, roles, &[]).await
+}
+
+/// The same, with these variables.
+pub async fn node_with(folder: &Folder, roles: &str, variables: &[(&str, &str)]) -> (Process, String) {
+    let mut process = spawn_node(folder, roles, variables);
     let url = process.says("its address", |said| {
         said.lines().find_map(|line| line.strip_prefix("SkyRiff listens on ").map(str::to_owned))
     });
