@@ -96,7 +96,7 @@ fn children(of: Pid) -> Vec<Pid> {
 
 /// Every video job of the trace that was accepted ends, whoever is killed meanwhile, and nothing stays held.
 #[tokio::test]
-async fn video_jobs_of_a_trace_all_end_although_worker_and_server_are_killed() {
+async fn video_jobs_of_a_trace_all_end_although_worker_primary_and_server_are_killed() {
     let folder = Folder::new();
     let here = tempfile::tempdir().unwrap();
     let trace = here.path().join("videos.ndjson");
@@ -119,6 +119,12 @@ async fn video_jobs_of_a_trace_all_end_although_worker_and_server_are_killed() {
         making.end().await;
         making = noop_worker(&folder, &dev.api.url).await;
     }
+    let killed = folder.postmaster("primary").unwrap();
+    for pid in std::iter::once(killed).chain(children(killed)) {
+        kill_process(pid, Signal::KILL).ok();
+    }
+    eventually("another primary", async || folder.postmaster("primary").filter(|pid| *pid != killed)).await;
+    accepted(&dev.api, COMMANDS_BEFORE * 1.25).await;
     dev.kill().await;
     assert!(playing.is_running(), "the crash came too late");
     let dev = folder.dev_of(folder.spawn_dev_with(&listen, &["--no-worker"])).await;

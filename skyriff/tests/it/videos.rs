@@ -103,6 +103,12 @@ async fn a_job_is_ordered_made_and_read_and_its_cost_is_told_to_those_who_may() 
     let position = done.with(StatusCode::OK).position();
     let seen = fresh(&place, &position).await;
     assert_eq!((job(&seen).as_str(), &seen["used"], &seen["output"]["bytes"]), ("succeeded", &json!(10), &json!(100)));
+    // Whoever ordered it follows it also without saying who that is.
+    let own = format!("/v1/video-jobs/{}/events", leased["job"].as_str().unwrap());
+    let told = api.get(&own).await.with(StatusCode::OK).bytes;
+    assert!(!told.is_empty() && told == api.get(&format!("{place}/events")).await.with(StatusCode::OK).bytes);
+    let stranger = api.as_caller(&folder.token("user", Uuid::new_v4()).await);
+    stranger.get(&own).await.is_problem(StatusCode::NOT_FOUND, "not-found");
     for _ in 0..2 {
         api.post("/v1/video-jobs", &Uuid::new_v4().to_string(), Some(order(1)))
             .await
@@ -142,6 +148,7 @@ async fn a_job_is_ordered_made_and_read_and_its_cost_is_told_to_those_who_may() 
         "get /v1/users/{user}/video-jobs",
         "get /v1/users/{user}/video-jobs/{job}",
         "get /v1/users/{user}/video-jobs/{job}/events",
+        "get /v1/video-jobs/{job}/events",
         "post /v1/users/{user}/video-jobs/{job}/cancel",
         "post /v1/worker/leases",
         "post /v1/worker/jobs/{user}/{job}/attempts/{attempt}/heartbeat",

@@ -42,7 +42,11 @@ const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
 const STREAM_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) fn routes() -> OpenApiRouter<VideoApi> {
-    OpenApiRouter::new().routes(routes!(submit)).routes(routes!(cancel)).routes(routes!(follow))
+    OpenApiRouter::new()
+        .routes(routes!(submit))
+        .routes(routes!(cancel))
+        .routes(routes!(follow))
+        .routes(routes!(follow_own))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -263,6 +267,31 @@ async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.may(Right::ReadAccount, user)?;
+    changes(&api, user, job, &headers).await
+}
+
+/// The same, of a job of the caller.
+#[utoipa::path(get, path = "/v1/video-jobs/{job}/events", tag = "videos",
+    params(("job" = JobId, Path), ("Last-Event-ID" = Option<String>, Header, description = "the id of the last event that was seen")),
+    responses((status = 200, description = "events, each with an id", content_type = "text/event-stream", body = String),
+              (status = 204, description = "the job is over, and all of it was seen"),
+              (status = 400, body = skyriff_edge::problem::ProblemBody, content_type = "application/problem+json"),
+              (status = 401, body = skyriff_edge::problem::ProblemBody, content_type = "application/problem+json"),
+              (status = 403, body = skyriff_edge::problem::ProblemBody, content_type = "application/problem+json"),
+              (status = 404, body = skyriff_edge::problem::ProblemBody, content_type = "application/problem+json"),
+              (status = 503, body = skyriff_edge::problem::ProblemBody, content_type = "application/problem+json", headers(("Retry-After" = u32)))))]
+async fn follow_own(
+    State(api): State<VideoApi>,
+    Path(job): Path<JobId>,
+    caller: Caller,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let user = UserId(caller.id);
+    caller.may(Right::OrderVideos, user)?;
+    changes(&api, user, job, &headers).await
+}
+
+async fn changes(api: &VideoApi, user: UserId, job: JobId, headers: &HeaderMap) -> Result<Response, Problem> {
     let (seen, progress) = match headers.get("last-event-id") {
         None => (0, 0),
         Some(id) => last_seen(id.to_str().unwrap_or_default())
