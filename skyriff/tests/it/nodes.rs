@@ -132,7 +132,9 @@ async fn two_nodes_append_to_one_account_without_losing_anything() {
         // Following a job and fetching what it made are part of ordering it, and read the log itself.
         for route in [
             "/v1/users/{user}/video-jobs/{job}/events",
+            "/v1/video-jobs/{job}/events",
             "/v1/users/{user}/video-jobs/{job}/output",
+            "/v1/works/{work}/output",
             "/v1/objects/{object}",
         ] {
             routes.remove(&format!("get {route}"));

@@ -324,6 +324,8 @@ async fn what_is_interrupted_goes_on_and_two_at_once_are_one_too_many() {
         (read > 20).then_some(())
     })
     .await;
+    // It must not come to its end while another one is started.
+    killed.signal(Signal::STOP);
     folder.run(&slow).await.refused(&["another `skyriff rebuild ledger_entries` is at work"]);
     killed.signal(Signal::KILL);
     killed.end().await;
