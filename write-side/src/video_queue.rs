@@ -63,7 +63,7 @@ pub struct Limits {
     pub asks_max: usize,
     /// Heartbeats that may wait at one node.
     pub beats_max: usize,
-    /// Clients that may watch jobs at one node.
+    /// Clients that may watch jobs at one node, of one user at most 32.
     pub watchers_max: usize,
 }
 

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -28,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(50);
 /// News that a client may be behind; a slower one is let go, and comes again from where it was.
 const NEWS_MAX: usize = 64;
+/// Jobs that one user may watch at once at one node, so that nobody takes the room of all.
+const OF_USER_MAX: usize = 32;
 /// Clients that watch, by `database`.
 const WATCHERS: &str = "skyriff_video_watchers";
 
@@ -81,6 +83,40 @@ pub enum NotWatched {
 pub(super) struct Watches {
     hubs: Arc<[mpsc::UnboundedSender<Watcher>]>,
     room: Arc<Semaphore>,
+    /// How many each user has open.
+    of_users: Arc<Mutex<HashMap<UserId, usize>>>,
+}
+
+/// One of those that a node has room for, and a user may have open.
+struct Room {
+    user: UserId,
+    of_users: Arc<Mutex<HashMap<UserId, usize>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Watches {
+    fn enter(&self, user: UserId) -> Result<Room, Busy> {
+        let permit = Arc::clone(&self.room).try_acquire_owned().map_err(|_| Busy)?;
+        let mut of_users = self.of_users.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = of_users.entry(user).or_default();
+        if *open >= OF_USER_MAX {
+            return Err(Busy);
+        }
+        *open += 1;
+        Ok(Room { user, of_users: Arc::clone(&self.of_users), _permit: permit })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut of_users = self.of_users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = of_users.get_mut(&self.user) {
+            *open = open.saturating_sub(1);
+            if *open == 0 {
+                of_users.remove(&self.user);
+            }
+        }
+    }
 }
 
 struct Watcher {
@@ -90,7 +126,7 @@ struct Watcher {
     /// The last progress that it has, in which attempt.
     progress: (u32, u8),
     news: mpsc::Sender<Change>,
-    _room: OwnedSemaphorePermit,
+    _room: Room,
 }
 
 impl VideoQueue {
@@ -99,7 +135,7 @@ impl VideoQueue {
     /// # Errors
     /// [`NotWatched`].
     pub async fn watch(&self, user: UserId, job: JobId, seen: i64, progress: u8) -> Result<Watched, NotWatched> {
-        let room = Arc::clone(&self.watches.room).try_acquire_owned().map_err(|_| Busy)?;
+        let room = self.watches.enter(user)?;
         let place = self.place_of(user).ok_or(NotWatched::NotFound)?;
         let index = self.places.iter().position(|other| other.shards == place.shards).unwrap_or_default();
         let all = events(&place.pool, &[(0, job, 0)]).await?;
@@ -157,7 +193,7 @@ pub(super) fn start(places: Arc<[Place]>, max: usize, stop: CancellationToken) -
         tasks.push(tokio::spawn(listen(place.pool.clone(), Arc::clone(&appended), stop.clone())));
         tasks.push(tokio::spawn(run(place.clone(), watchers, appended, stop.clone())));
     }
-    (Watches { hubs: hubs.into(), room: Arc::new(Semaphore::new(max)) }, tasks)
+    (Watches { hubs: hubs.into(), room: Arc::new(Semaphore::new(max)), of_users: Arc::default() }, tasks)
 }
 
 async fn listen(pool: PgPool, appended: Arc<Notify>, stop: CancellationToken) {
@@ -224,7 +260,8 @@ async fn look(pool: &PgPool, watchers: &mut HashMap<i64, Watcher>) -> sqlx::Resu
     let asked: Vec<_> = watchers.iter().map(|(number, watcher)| (*number, watcher.job, watcher.seen)).collect();
     let mut gone = BTreeSet::new();
     for (number, change) in events(pool, &asked).await? {
-        let Some(watcher) = watchers.get_mut(&number) else { continue };
+        // After one that was not taken nothing may be sent: it comes again from where it was.
+        let Some(watcher) = watchers.get_mut(&number).filter(|_| !gone.contains(&number)) else { continue };
         if let Change::Event { sequence, .. } = change {
             watcher.seen = sequence;
         }

@@ -294,6 +294,27 @@ async fn streams_are_bounded_and_end_when_the_node_does() {
 }
 
 #[tokio::test]
+async fn nobody_takes_the_room_of_all_who_watch() {
+    let store = Store::create().await;
+    let studio = Studio::new(&store, &short(), policy());
+    let (user, name) = studio.some_order().await;
+    let open =
+        async |user, name: &str| studio.api.router.clone().oneshot(studio.follow(user, name, None)).await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..32 {
+        streams.push(open(user, &name).await);
+    }
+    assert!(streams.iter().all(|stream| stream.status() == 200));
+    assert_eq!(studio.api.send(studio.follow(user, &name, None)).await.kind(), (503, "overloaded"));
+    let (other, of_other) = studio.some_order().await;
+    assert_eq!(open(other, &of_other).await.status(), 200);
+    // One that is closed makes room, as soon as that is noticed.
+    drop(streams.pop());
+    eventually("room", async || (open(user, &name).await.status() == 200).then_some(())).await;
+    studio.stop().await;
+}
+
+#[tokio::test]
 async fn the_outlook_counts_those_before_and_is_made_of_what_was_measured() {
     let store = Store::create().await;
     let limits = short();
