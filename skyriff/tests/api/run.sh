@@ -49,10 +49,11 @@ for caller in user:959de6e1-d9ef-5a29-a884-f19f971b9c27 operator:00000000-0000-4
     token=$("$skyriff" token --folder "$store" --role "$role" --user "${caller#*:}" | tail -n 1)
     say "asking as $role, for $seconds s"
     # One worker: with more, Python 3.11 trips over its own parser.
-    (cd "$store" && PYTHONPATH=$tool "$tool/bin/schemathesis" --config-file "$here/schemathesis.toml" run "$url/v1/openapi.json" \
+    (cd "$store" && PYTHONPATH=$tool:$here PYTHONDONTWRITEBYTECODE=1 SCHEMATHESIS_HOOKS=checks \
+        "$tool/bin/schemathesis" --config-file "$here/schemathesis.toml" run "$url/v1/openapi.json" \
         --header "Authorization: Bearer $token" --seed "${SCHEMATHESIS_SEED:-1}" --workers 1 --max-time "$seconds" \
         --phases examples,coverage,fuzzing --max-examples 40 --request-timeout 20 --continue-on-failure --no-color \
-        --checks not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance \
+        --checks no_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance \
         >"$store/report" 2>&1) || { grep -v '^ *File\|AST_LAMBDAS' "$store/report" | cut -c 1-400 | head -n 300; say "as $role: not as described"; exit 1; }
     grep -E 'Test cases:|generated|in [0-9.]+s' "$store/report" | cut -c 1-200
 done
