@@ -462,7 +462,7 @@ impl Databases {
 
     /// For streams of events. Connects when first used.
     pub fn to_stream(&self) -> Vec<skyriff_read_side::ReadDatabase> {
-        self.event_store.iter().map(|place| to_read(place, &log::IN_ORDER)).collect()
+        self.event_store.iter().map(|place| to_read(place, &log::BY_RANGE)).collect()
     }
 }
 

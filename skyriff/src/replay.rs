@@ -2,14 +2,23 @@
 //!
 //! An export reads each shard up to a position that is fixed when it begins, so what is recorded meanwhile is not part of
 //! it, and another export up to the same positions has the same bytes. The positions are in the manifest beside the
-//! output, with counts and hashes. Every segment of a shard is a checkpoint: whatever ends an export, the same command
-//! goes on from there.
+//! output, with counts and hashes.
+//!
+//! ```text
+//! round    the next segment of every shard; at its end the output is flushed and the manifest says how far it is, so
+//!          whatever ends an export, the same command goes on from there
+//! window   a part of a round that is held in memory: the next positions of every shard, then shard by shard
+//! ```
+//!
+//! All shards advance together because their events lie between each other on disk: shard after shard, every page of the
+//! table would be read again for each of them.
 
 mod manifest;
 mod output;
 mod parquet;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -18,16 +27,15 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use clap::Args;
-use futures::TryStreamExt;
+use futures::future::try_join_all;
 use indicatif::{ProgressBar, ProgressStyle};
 use skyriff_domain::{Position, ShardId, UserId};
 use skyriff_postgres::databases::{self, QUERY};
 use skyriff_read_side::events::{
     Exported, Filter, Masks,
     cursor::Positions,
-    exported,
     filter::{AggregateType, EventType, Range},
-    log::{IN_ORDER, Order, heads},
+    log::{BY_RANGE, Order, heads, read_ranges},
 };
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgRow};
 use tokio::sync::mpsc;
@@ -42,9 +50,11 @@ use crate::{
     serve,
 };
 
-/// Rows that are handed over at once, and how many such pieces may wait to be written.
-const PIECE_ROWS: usize = 1_024;
-const PIECES: usize = 8;
+/// Positions of all shards together that are read at once, and how many such windows may wait to be written.
+const WINDOW: i64 = 4_096;
+const WINDOWS: usize = 2;
+/// Positions of all shards together in a round, unless `--segment` says otherwise.
+const ROUND: i64 = 2_000_000;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -75,9 +85,9 @@ pub struct Arguments {
     /// Up to the positions of this manifest, to be compared with that export; from the first event to now, unless given.
     #[arg(long)]
     upto: Option<PathBuf>,
-    /// After so many positions of a shard an interrupted export can go on.
-    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(i64).range(100..=10_000_000))]
-    segment: i64,
+    /// After so many positions of each shard an interrupted export can go on; after two million in all, unless given.
+    #[arg(long, value_parser = clap::value_parser!(i64).range(100..=10_000_000))]
+    segment: Option<i64>,
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -94,7 +104,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let bar = ProgressBar::new(manifest.positions())
         .with_style(ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} positions, {per_sec}, {eta} left")?);
     bar.set_position(manifest.positions_read());
-    let (pieces, received) = mpsc::channel(PIECES);
+    let (pieces, received) = mpsc::channel(WINDOWS);
     let mut writer = Writer { output, manifest: manifest.clone(), place: place.clone(), bar: bar.clone() };
     let writing = tokio::task::spawn_blocking(move || writer.write(received).map(|()| writer.manifest));
     let read = read(&databases, &manifest, &pieces, &stop).await;
@@ -147,7 +157,8 @@ async fn plan(
         None => newest(databases).await?,
     };
     let upto: Positions = upto.into_iter().filter(|(shard, _)| asked.contains(shard)).collect();
-    let segment = earlier.map_or(arguments.segment, |earlier| earlier.segment);
+    let of_each = || arguments.segment.unwrap_or(ROUND / i64::try_from(asked.len()).unwrap_or(ROUND).max(1));
+    let segment = earlier.map_or_else(of_each, |earlier| earlier.segment);
     Ok(Manifest::new(format, filter, databases.shard_count, segment, &upto))
 }
 
@@ -177,7 +188,7 @@ async fn newest(databases: &Databases) -> Result<Positions> {
 async fn connect(place: &config::Place, upto: &Positions) -> Result<PgConnection> {
     let mut failed = None;
     for address in place.replicas.iter().chain([&place.primary]) {
-        let options = address.as_role(QUERY).application_name("skyriff replay").options(IN_ORDER);
+        let options = address.as_role(QUERY).application_name("skyriff replay").options(BY_RANGE);
         let connected = async {
             let mut connection = tokio::time::timeout(Duration::from_secs(10), options.connect())
                 .await
@@ -200,69 +211,107 @@ async fn connect(place: &config::Place, upto: &Positions) -> Result<PgConnection
 
 /// What the reader hands to the writer.
 enum Piece {
-    Rows(Vec<PgRow>),
-    /// The shard was read up to here.
-    Segment(ShardId, Position),
+    /// A window: of each shard, what passed the filter.
+    Rows(BTreeMap<ShardId, Vec<PgRow>>),
+    /// The round is over: up to here each shard was read.
+    Round(Positions),
 }
 
-/// Read shard after shard, segment after segment. Whether it came to the end.
+/// Read round after round. Whether it came to the end.
 async fn read(
     databases: &Databases,
     manifest: &Manifest,
     pieces: &mpsc::Sender<Piece>,
     stop: &CancellationToken,
 ) -> Result<bool> {
+    let mut reader = Reader::connect(databases, manifest).await?;
+    let mut read: Positions = manifest.shards.iter().map(|(shard, place)| (*shard, place.read)).collect();
     let upto = manifest.upto();
-    for (shard, Place { read, upto: end, .. }) in &manifest.shards {
-        let place = databases.event_store.iter().find(|place| place.shards.contains(shard));
-        let place = place.with_context(|| format!("shard {shard} has no database"))?;
-        if read >= end {
-            continue;
-        }
-        let mut connection = connect(place, &upto).await?;
-        let mut after = *read;
-        while after < *end {
-            let to = Position(after.0.saturating_add(manifest.segment)).min(*end);
-            let range = Range { shard: i16::try_from(shard.0)?, after: after.0, upto: to.0 };
-            let sent = tokio::select! {
-                sent = read_segment(&mut connection, &manifest.filter, range, pieces) => sent?,
+    let width = WINDOW / i64::try_from(upto.len())?.max(1);
+    while read != upto {
+        let round = advanced(&read, manifest.segment, &upto);
+        while read != round {
+            let window = advanced(&read, width.max(1), &round);
+            let rows = tokio::select! {
+                rows = reader.read(&manifest.filter, &read, &window) => rows?,
                 () = stop.cancelled() => return Ok(false),
             };
             // The writer has failed, and says why.
-            if !sent || pieces.send(Piece::Segment(*shard, to)).await.is_err() {
+            if pieces.send(Piece::Rows(rows)).await.is_err() {
                 return Ok(false);
             }
-            after = to;
+            read = window;
         }
-        connection.close().await?;
+        if pieces.send(Piece::Round(round)).await.is_err() {
+            return Ok(false);
+        }
     }
+    reader.close().await?;
     Ok(true)
 }
 
-/// Whether the writer still takes it.
-async fn read_segment(
-    connection: &mut PgConnection,
-    filter: &Filter,
-    range: Range,
-    pieces: &mpsc::Sender<Piece>,
-) -> Result<bool> {
-    let mut query = filter.select(&[range]);
-    let query = query.build();
-    let mut rows = query.fetch(connection);
-    let mut piece = Vec::with_capacity(PIECE_ROWS);
-    while let Some(row) = rows.try_next().await.context("the event log cannot be read")? {
-        piece.push(row);
-        if piece.len() == PIECE_ROWS {
-            let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE_ROWS));
-            if pieces.send(Piece::Rows(full)).await.is_err() {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(pieces.send(Piece::Rows(piece)).await.is_ok())
+/// So many positions on, and no further than the end.
+fn advanced(from: &Positions, by: i64, end: &Positions) -> Positions {
+    let on = |(shard, from): (&ShardId, &Position)| {
+        let end = end.get(shard).copied().unwrap_or(*from);
+        (*shard, Position(from.0.saturating_add(by)).min(end))
+    };
+    from.iter().map(on).collect()
 }
 
-/// Writes events, and after each segment how far they are written.
+/// A connection to each database that has shards of the export.
+struct Reader(Vec<(Vec<ShardId>, PgConnection)>);
+
+impl Reader {
+    async fn connect(databases: &Databases, manifest: &Manifest) -> Result<Self> {
+        let upto = manifest.upto();
+        let mut connections = Vec::new();
+        for place in &databases.event_store {
+            let shards: Vec<_> = upto.keys().copied().filter(|shard| place.shards.contains(shard)).collect();
+            if !shards.is_empty() {
+                connections.push((shards, connect(place, &upto).await?));
+            }
+        }
+        let found = connections.iter().flat_map(|(shards, _)| shards).collect::<Vec<_>>();
+        if let Some(missing) = upto.keys().find(|shard| !found.contains(shard)) {
+            bail!("shard {missing} has no database");
+        }
+        Ok(Self(connections))
+    }
+
+    /// What lies between these positions and passes, of all databases side by side.
+    async fn read(
+        &mut self,
+        filter: &Filter,
+        after: &Positions,
+        upto: &Positions,
+    ) -> Result<BTreeMap<ShardId, Vec<PgRow>>> {
+        let mut reads = Vec::new();
+        for (shards, connection) in &mut self.0 {
+            let mut ranges = Vec::new();
+            for shard in shards {
+                let (Some(after), Some(upto)) = (after.get(shard), upto.get(shard)) else { continue };
+                if after < upto {
+                    ranges.push(Range { shard: i16::try_from(shard.0)?, after: after.0, upto: upto.0 });
+                }
+            }
+            reads.push(async move {
+                if ranges.is_empty() { Ok(BTreeMap::new()) } else { read_ranges(connection, filter, &ranges).await }
+            });
+        }
+        let rows = try_join_all(reads).await.context("the event log cannot be read")?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    async fn close(self) -> Result<()> {
+        for (_, connection) in self.0 {
+            connection.close().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes events, and after each round how far they are written.
 struct Writer {
     output: Output,
     manifest: Manifest,
@@ -273,44 +322,54 @@ struct Writer {
 impl Writer {
     fn write(&mut self, mut pieces: mpsc::Receiver<Piece>) -> Result<()> {
         let mut masks = Masks::default();
-        let mut segment = None;
+        let mut segments = self.segments()?;
         let mut line = Vec::new();
         while let Some(piece) = pieces.blocking_recv() {
             match piece {
                 Piece::Rows(rows) => {
-                    let Some(first) = rows.first() else { continue };
-                    let shard = exported::at(first)?.shard;
-                    let (order, hash) = match &mut segment {
-                        Some(segment) => segment,
-                        None => segment.insert((self.order(shard)?, self.manifest.hash(shard)?)),
-                    };
-                    for row in &rows {
-                        let event = Exported::of(row, &mut masks)?;
-                        order.check(event.at)?;
-                        line.clear();
-                        event.write_json_line(&mut line);
-                        hash.add(&line);
-                        self.output.write(&event, &line)?;
+                    for (shard, rows) in rows {
+                        let segment = segments.get_mut(&shard).context("a shard that nobody asked for")?;
+                        for row in &rows {
+                            let event = Exported::of(row, &mut masks)?;
+                            segment.order.check(event.at)?;
+                            line.clear();
+                            event.write_json_line(&mut line);
+                            segment.hash.add(&line);
+                            self.output.write(&event, &line)?;
+                        }
+                        self.bar.inc(u64::try_from(rows.len())?);
                     }
-                    self.bar.inc(u64::try_from(rows.len())?);
                 }
-                Piece::Segment(shard, upto) => {
-                    let (order, hash) = match segment.take() {
-                        Some(segment) => segment,
-                        None => (self.order(shard)?, self.manifest.hash(shard)?),
-                    };
-                    order.end(upto)?;
-                    self.manifest.bytes = self.output.checkpoint(shard)?;
-                    self.manifest.advance(shard, upto, hash)?;
+                Piece::Round(upto) => {
+                    for (shard, segment) in &segments {
+                        segment.order.end(upto.get(shard).copied().unwrap_or_default())?;
+                    }
+                    self.manifest.bytes = self.output.checkpoint()?;
+                    for (shard, Segment { order: _, hash }) in segments {
+                        self.manifest.advance(shard, upto.get(&shard).copied().unwrap_or_default(), hash)?;
+                    }
                     self.manifest.write(&self.place)?;
                     self.bar.set_position(self.manifest.positions_read());
+                    segments = self.segments()?;
                 }
             }
         }
         Ok(())
     }
 
-    fn order(&self, shard: ShardId) -> Result<Order> {
-        Ok(Order::new(&self.manifest.filter, shard, self.manifest.place(shard)?.read))
+    /// What the next round has of the shards that are not at their end.
+    fn segments(&self) -> Result<BTreeMap<ShardId, Segment>> {
+        let unread = self.manifest.shards.iter().filter(|(_, place)| place.read < place.upto);
+        let begin = |(shard, place): (&ShardId, &Place)| {
+            let order = Order::new(&self.manifest.filter, *shard, place.read);
+            Ok((*shard, Segment { order, hash: self.manifest.hash(*shard)? }))
+        };
+        unread.map(begin).collect()
     }
+}
+
+/// A shard's part of a round, as it is written.
+struct Segment {
+    order: Order,
+    hash: manifest::Hash,
 }

@@ -159,9 +159,7 @@ async fn read_pool(pool: &PgPool, filter: &Filter, after: &Positions, each: i64)
     if ranges.is_empty() {
         return Ok(page);
     }
-    for row in filter.select(&ranges).build().fetch_all(&mut *connection).await? {
-        page.rows.entry(exported::at(&row)?.shard).or_default().push(row);
-    }
+    page.rows = read_ranges(&mut connection, filter, &ranges).await?;
     for (shard, upto) in &page.read {
         let start = after.get(shard).copied().unwrap_or_default();
         let rows = page.rows.get(shard).map(Vec::as_slice).unwrap_or_default();
@@ -174,9 +172,49 @@ async fn read_pool(pool: &PgPool, filter: &Filter, after: &Positions, each: i64)
     Ok(page)
 }
 
-/// For connections that read the log. Told that a range is a guess of a few rows, the planner would collect them page by
-/// page and sort them, on disk when they are many, instead of walking along the index, which has them in order.
-pub const IN_ORDER: [(&str, &str); 2] = [("enable_bitmapscan", "off"), ("enable_sort", "off")];
+/// The events of these ranges that pass, by shard and in order of their positions. Of each shard at most one range.
+///
+/// # Errors
+/// As sqlx's.
+pub async fn read_ranges(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    ranges: &[Range],
+) -> sqlx::Result<BTreeMap<ShardId, Vec<PgRow>>> {
+    let mut shards: BTreeMap<ShardId, InOrder> = BTreeMap::new();
+    for row in filter.select(ranges).build().fetch_all(connection).await? {
+        let at = exported::at(&row)?;
+        shards.entry(at.shard).or_default().push(at.position, row);
+    }
+    Ok(shards.into_iter().map(|(shard, rows)| (shard, rows.finish())).collect())
+}
+
+/// Rows that lie on disk as they were appended, but for places that were free there.
+#[derive(Default)]
+struct InOrder {
+    rows: Vec<PgRow>,
+    last: Position,
+    is_not: bool,
+}
+
+impl InOrder {
+    fn push(&mut self, position: Position, row: PgRow) {
+        self.is_not |= position < self.last;
+        self.last = position;
+        self.rows.push(row);
+    }
+
+    fn finish(mut self) -> Vec<PgRow> {
+        if self.is_not {
+            self.rows.sort_by_key(|row| exported::at(row).map_or(Position::START, |at| at.position));
+        }
+        self.rows
+    }
+}
+
+/// For connections that read the log. Told that a range is a guess of many rows, the planner would look through the whole
+/// table for each, or compile a program for it.
+pub const BY_RANGE: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
 
 /// The last position of each shard that the database has.
 ///

@@ -39,7 +39,7 @@ use crate::{
 
 pub const SECRET: &str = "a secret that is only for benchmarks";
 /// 32 bytes that are only for benchmarks.
-const MASTER_KEY: &str = "YmVuY2htYXJrcyBiZW5jaG1hcmtzIGJlbmNobWFya3M=";
+pub const MASTER_KEY: &str = "YmVuY2htYXJrcyBiZW5jaG1hcmtzIGJlbmNobWFya3M=";
 /// The stock path decides again as often as it takes; this is only so that it ends.
 const STOCK_ATTEMPTS_MAX: u32 = 10_000;
 

@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use skyriff_domain::ShardId;
 use skyriff_read_side::events::{Exported, exported::write_time};
 
 use super::parquet::Folder;
@@ -98,14 +97,14 @@ impl Output {
     }
 
     /// All that was written is on disk. How long the file is now; nothing for a folder.
-    pub fn checkpoint(&mut self, shard: ShardId) -> Result<u64> {
+    pub fn checkpoint(&mut self) -> Result<u64> {
         match self {
             Self::Lines(lines) => {
                 lines.file.flush()?;
                 lines.file.get_ref().sync_data()?;
                 Ok(lines.bytes)
             }
-            Self::Parquet(folder) => folder.checkpoint(shard).map(|()| 0),
+            Self::Parquet(folder) => folder.checkpoint().map(|()| 0),
         }
     }
 }

@@ -4,8 +4,8 @@
 //! events.parquet/day=2026-01-31/type=points_account.checked_in/part-0003-0000000000500000-0000.parquet
 //! ```
 //!
-//! Day (of `occurred_at`, UTC) and type are columns that are only in the names of the folders. A part is of one shard and
-//! one segment, so writing a segment again after an interruption writes the same files again.
+//! Day (of `occurred_at`, UTC) and type are columns that are only in the names of the folders. A part is of one round, and
+//! named after the round's first event, so writing a round again after an interruption writes the same files again.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ use parquet::{
         types::{ColumnPath, Type},
     },
 };
-use skyriff_domain::{LogPosition, Position, ShardId};
+use skyriff_domain::LogPosition;
 use skyriff_read_side::events::{
     Exported,
     exported::{day_of, write_day},
@@ -65,7 +65,8 @@ pub struct Folder {
     /// By day and type.
     parts: BTreeMap<i64, Vec<Part>>,
     waiting_bytes: usize,
-    last: Position,
+    /// The first event of the round that passed.
+    first: Option<LogPosition>,
 }
 
 /// Events of one day and type that wait to be written.
@@ -73,7 +74,7 @@ struct Part {
     day: i64,
     aggregate_type: String,
     event_type: String,
-    /// Files of this segment that were written already.
+    /// Files of this round that were written already.
     files: u32,
     columns: Columns,
 }
@@ -160,16 +161,12 @@ impl Folder {
             properties: Arc::new(properties.build()),
             parts: BTreeMap::new(),
             waiting_bytes: 0,
-            last: Position::START,
+            first: None,
         })
     }
 
     pub fn write(&mut self, event: &Exported<'_>) -> Result<()> {
-        let LogPosition { shard, position } = event.at;
-        // Names the segment by its first event that passed.
-        if self.last == Position::START {
-            self.last = position;
-        }
+        let first = *self.first.get_or_insert(event.at);
         let day = day_of(event.occurred_at_us);
         let parts = self.parts.entry(day).or_default();
         let is_its = |part: &Part| part.event_type == event.event_type && part.aggregate_type == event.aggregate_type;
@@ -185,26 +182,26 @@ impl Folder {
         self.waiting_bytes += part.columns.push(event);
         if part.columns.position.len() >= PART_EVENTS_MAX {
             self.waiting_bytes -= part.columns.bytes;
-            part.write(&self.path, shard, self.last, &self.schema, &self.properties)?;
+            part.write(&self.path, first, &self.schema, &self.properties)?;
         }
         while self.waiting_bytes > WAITING_BYTES_MAX {
             let largest = self.parts.values_mut().flatten().max_by_key(|part| part.columns.bytes);
             let Some(part) = largest else { break };
             self.waiting_bytes -= part.columns.bytes;
-            part.write(&self.path, shard, self.last, &self.schema, &self.properties)?;
+            part.write(&self.path, first, &self.schema, &self.properties)?;
         }
         Ok(())
     }
 
-    /// Write what waits: the segment is over.
-    pub fn checkpoint(&mut self, shard: ShardId) -> Result<()> {
+    /// Write what waits: the round is over.
+    pub fn checkpoint(&mut self) -> Result<()> {
+        let Some(first) = self.first.take() else { return Ok(()) };
         for mut part in std::mem::take(&mut self.parts).into_values().flatten() {
             if !part.columns.position.is_empty() {
-                part.write(&self.path, shard, self.last, &self.schema, &self.properties)?;
+                part.write(&self.path, first, &self.schema, &self.properties)?;
             }
         }
         self.waiting_bytes = 0;
-        self.last = Position::START;
         Ok(())
     }
 }
@@ -214,8 +211,7 @@ impl Part {
     fn write(
         &mut self,
         folder: &Path,
-        shard: ShardId,
-        first: Position,
+        first: LogPosition,
         schema: &Arc<Type>,
         properties: &Arc<WriterProperties>,
     ) -> Result<()> {
@@ -225,7 +221,7 @@ impl Part {
             .join(format!("day={}", String::from_utf8(day)?))
             .join(format!("type={}.{}", self.aggregate_type, self.event_type));
         fs::create_dir_all(&folder)?;
-        let name = format!("part-{:04}-{:016}-{:04}.parquet", shard.0, first.0, self.files);
+        let name = format!("part-{:04}-{:016}-{:04}.parquet", first.shard.0, first.position.0, self.files);
         self.files += 1;
         let half_made = folder.join(format!("{name}.half-made"));
         let file = File::create(&half_made).with_context(|| format!("cannot write {}", half_made.display()))?;
