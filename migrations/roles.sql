@@ -8,12 +8,13 @@
 --   skyriff_process  reads events and wrapped keys of persons, keeps what processes have yet to do
 --   skyriff_query    reads events, read models and wrapped keys of persons
 --   skyriff_relay    reads events, keeps how far it has sent them
+--   skyriff_seal     reads events
 DO $$
 DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY['skyriff_owner', 'skyriff_command', 'skyriff_project', 'skyriff_process', 'skyriff_query',
-                                'skyriff_relay'] LOOP
+                                'skyriff_relay', 'skyriff_seal'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;

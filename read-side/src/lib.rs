@@ -2,7 +2,7 @@
 //!
 //! A query is a file per screen, its response and its SQL together; [`replicas`] decides which database answers, [`page`]
 //! cuts lists, and [`cached`] keeps what is too much work for each request. [`events`] streams the log itself, from the
-//! event store's replicas.
+//! event store's replicas, and [`proofs`] shows that nobody edits it.
 
 pub mod balance;
 pub mod events;
@@ -10,6 +10,7 @@ pub mod hot_works;
 pub mod ledger_entries;
 pub mod liked_works;
 pub mod likes;
+pub mod proofs;
 pub mod tips;
 pub mod video_costs;
 pub mod video_jobs;
@@ -30,6 +31,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use events::EventLogs;
 use hot_works::HotWorks;
+pub use proofs::Proofs;
 pub use replicas::{ReadDatabase, Replicas};
 
 /// Every query's route.
@@ -69,6 +71,11 @@ pub fn video_routes(replicas: Replicas, vault: Vault, point_worth: BTreeMap<Labe
         .routes(routes!(video_costs::video_costs))
         .with_state(video_costs::VideoCosts { replicas, point_worth });
     jobs.merge(costs)
+}
+
+/// What is sealed of the log, and proofs.
+pub fn proof_routes(proofs: Proofs) -> OpenApiRouter {
+    proofs::routes(proofs)
 }
 
 /// The streams of events.

@@ -9,7 +9,7 @@ use skyriff_edge::{
     Tokens,
     request::{self, Limits},
 };
-use skyriff_read_side::{EventLogs, Replicas};
+use skyriff_read_side::{EventLogs, Proofs, Replicas};
 use skyriff_storage::Links;
 use skyriff_vault::Vault;
 use skyriff_write_side::{
@@ -45,7 +45,8 @@ use crate::outputs;
         (name = "videos", description = "Videos and speech that are ordered, made and paid for"),
         (name = "workers", description = "For whoever makes them"),
         (name = "works", description = "What users show"),
-        (name = "events", description = "What happened, for analysts")
+        (name = "events", description = "What happened, for analysts"),
+        (name = "proofs", description = "That nobody edits the log, for auditors")
     ),
     // Paths name them, bodies of commands do not: a process of only that role would leave them out.
     components(schemas(UserId, JobId, WithdrawalId)),
@@ -81,6 +82,8 @@ pub struct Served {
     /// What payout providers say by themselves.
     pub payout_callbacks: Option<PayoutCallbacks>,
     pub events: Option<EventLogs>,
+    /// What is sealed of the log, for auditors.
+    pub proofs: Option<Proofs>,
     pub tokens: Tokens,
     pub limits: Limits,
     pub metrics: PrometheusHandle,
@@ -113,6 +116,9 @@ pub fn router(served: Served) -> Router {
     }
     if let Some(events) = served.events {
         routes = routes.merge(skyriff_read_side::event_routes(events));
+    }
+    if let Some(proofs) = served.proofs {
+        routes = routes.merge(skyriff_read_side::proof_routes(proofs));
     }
     let (routes, mut openapi) = routes.split_for_parts();
     openapi.paths.paths.iter_mut().for_each(|(path, item)| describe_edge(path, item));

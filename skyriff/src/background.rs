@@ -29,7 +29,7 @@ pub async fn run(arguments: Arguments, role: Role) -> Result<ExitCode> {
     // Nobody has a token of a secret that nobody knows.
     let tokens = Tokens::new(token::new_secret().as_bytes())?;
     let running =
-        Running::start(&databases, &tokens, None, None, &arguments.tuning, &arguments.streams, &[role]).await?;
+        Running::start(&databases, &tokens, None, None, None, &arguments.tuning, &arguments.streams, &[role]).await?;
     println!("SkyRiff listens on http://{}", running.address);
     running.until(stop).await?;
     Ok(ExitCode::SUCCESS)

@@ -12,6 +12,8 @@
 //! | `SKYRIFF_FROM` | where projections take events from: `log` or `kafka` |
 //! | `SKYRIFF_TOKEN_SECRET` | the key that signs tokens, at least 32 bytes |
 //! | `SKYRIFF_MASTER_KEY`, or `SKYRIFF_MASTER_KEY_FILE` | the key that wraps the keys of persons: the base64 of 32 bytes |
+//! | `SKYRIFF_SEAL_KEY`, or `SKYRIFF_SEAL_KEY_FILE` | the private keys that seal the log; while they change, the new one and the old one |
+//! | `SKYRIFF_SEAL_PUBLIC_KEYS`, or `SKYRIFF_SEAL_PUBLIC_KEYS_FILE` | the public keys of the ledger, a line each, those of before among them |
 //! | `SKYRIFF_LISTEN` | where HTTP listens; `127.0.0.1:8080` |
 //! | `SKYRIFF_LOG`, `SKYRIFF_LOG_FORMAT` | what is logged, and how |
 //! | `SKYRIFF_POSTGRES_USER` | for `dev` as root: who the private Postgres runs as |
@@ -442,6 +444,27 @@ impl Databases {
         let of = |place: &Place| skyriff_follow::LogDatabase {
             options: place.primary.as_role(databases::RELAY),
             shards: place.shards.clone(),
+        };
+        self.event_store.iter().map(of).collect()
+    }
+
+    /// For the sealer: where it holds its lock.
+    pub fn to_lock_seals(&self) -> Option<PgConnectOptions> {
+        let first = self.event_store.iter().find(|place| place.shards.contains(&ShardId(0)));
+        first.map(|place| place.primary.as_role(databases::SEAL))
+    }
+
+    /// For the sealer: to be told of appends.
+    pub fn to_listen_for_seals(&self) -> Vec<PgConnectOptions> {
+        self.event_store.iter().map(|place| place.primary.as_role(databases::SEAL)).collect()
+    }
+
+    /// For whoever reads rows of the log as they are stored, in this role. Connects when first used.
+    pub fn to_read_rows(&self, role: &str, name: &str) -> Vec<skyriff_seal::LogPlace> {
+        let of = |place: &Place| skyriff_seal::LogPlace {
+            shards: place.shards.clone(),
+            primary: small_pool(&place.primary, role, name),
+            replicas: place.replicas.iter().map(|replica| small_pool(replica, role, name)).collect(),
         };
         self.event_store.iter().map(of).collect()
     }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     config::{Databases, Place},
-    master_key, migrate, serve,
+    master_key, migrate, seal, serve,
     serve::{Role, Streams, Tuning},
     token, worker,
 };
@@ -71,14 +71,17 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         if stop.is_cancelled() {
             return Ok(());
         }
-        let databases = prepare(&folder, &cluster).await?;
+        let databases = prepare(&folder, &cluster, &tuning.links.storage_address(&folder)?).await?;
         let tokens = token::secret_of(&folder)?;
         let master_keys = master_key::keys_of(&folder)?;
+        seal::make_keys_in(&folder)?;
         let links = tuning.links.links(&folder, &tokens)?;
+        let sealing = tuning.seal.sealing(&roles, links.storage(), &folder)?;
         let storage = links.storage().clone();
-        let running =
-            serve::Running::start(&databases, &tokens, Some(&master_keys), Some(links), &tuning, &streams, &roles)
-                .await?;
+        let running = {
+            let (keys, links, sealing) = (Some(&master_keys), Some(links), Some(&sealing));
+            serve::Running::start(&databases, &tokens, keys, links, sealing, &tuning, &streams, &roles).await?
+        };
         let worker = match no_worker || !roles.contains(&Role::Command) {
             true => None,
             false => worker::inside_dev(&folder, running.address, &tokens, storage, stop.clone())?,
@@ -113,7 +116,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn prepare(folder: &Path, cluster: &Cluster) -> Result<Databases> {
+async fn prepare(folder: &Path, cluster: &Cluster, storage: &str) -> Result<Databases> {
     let (primary, replica) = (cluster.primary(), cluster.replica());
     let names: Vec<_> = [EVENTS].into_iter().chain(READS).collect();
     databases::create(primary, &names).await?;
@@ -132,12 +135,18 @@ async fn prepare(folder: &Path, cluster: &Cluster) -> Result<Databases> {
         read_models: halves.zip(READS).map(|(shards, database)| place(shards, database)).collect(),
     };
     migrate::migrate(&databases).await?;
-    fs::write(folder.join(ENVIRONMENT), environment(folder, primary, replica, &databases)?)?;
+    fs::write(folder.join(ENVIRONMENT), environment(folder, primary, replica, &databases, storage)?)?;
     Ok(databases)
 }
 
 /// What `serve` and `audit` need to work on the same databases from another process.
-fn environment(folder: &Path, primary: &Server, replica: &Server, databases: &Databases) -> Result<String> {
+fn environment(
+    folder: &Path,
+    primary: &Server,
+    replica: &Server,
+    databases: &Databases,
+    storage: &str,
+) -> Result<String> {
     let shards = |place: &Place| match (place.shards.first(), place.shards.last()) {
         (Some(first), Some(last)) => format!("{first}-{last}"),
         _ => String::new(),
@@ -149,9 +158,14 @@ fn environment(folder: &Path, primary: &Server, replica: &Server, databases: &Da
     let events = events.map(|place| format!("{}={}|{}", shards(place), primary.url(EVENTS), replica.url(EVENTS)));
     let events = events.collect::<Vec<_>>().join(";");
     let master_key = std::path::absolute(master_key::file_of(folder))?;
-    let master_key = master_key.display();
+    let (seal_key, seal_keys) = (seal::file_of(folder), seal::public_file_of(folder));
+    let (seal_key, seal_keys) = (std::path::absolute(seal_key)?, std::path::absolute(seal_keys)?);
     Ok(format!(
-        "SKYRIFF_EVENT_STORE='{events}'\nSKYRIFF_READ_MODELS='{reads}'\nSKYRIFF_MASTER_KEY_FILE='{master_key}'\n"
+        "SKYRIFF_EVENT_STORE='{events}'\nSKYRIFF_READ_MODELS='{reads}'\nSKYRIFF_MASTER_KEY_FILE='{}'\n\
+         SKYRIFF_SEAL_KEY_FILE='{}'\nSKYRIFF_SEAL_PUBLIC_KEYS_FILE='{}'\nSKYRIFF_STORAGE='{storage}'\n",
+        master_key.display(),
+        seal_key.display(),
+        seal_keys.display(),
     ))
 }
 

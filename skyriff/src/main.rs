@@ -15,6 +15,7 @@ mod payouts;
 mod play;
 mod rebuild;
 mod replay;
+mod seal;
 mod serve;
 mod storage;
 mod telemetry;
@@ -55,6 +56,10 @@ enum Command {
     Project(background::Arguments),
     /// Send the log to Kafka.
     Relay(background::Arguments),
+    /// Seal the log: keep the trees over its events, and sign them.
+    Seal(seal::Arguments),
+    /// Make a key that seals, and print its public half.
+    SealKey(seal::NewKey),
     /// Bring the databases up to date, and make what is missing in them.
     Migrate(migrate::Arguments),
     /// Make videos and speech, as a worker of the API.
@@ -85,6 +90,8 @@ async fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Project(arguments) => background::run(arguments, serve::Role::Project).await,
         Command::Relay(arguments) => background::run(arguments, serve::Role::Relay).await,
+        Command::Seal(arguments) => seal::run(arguments).await,
+        Command::SealKey(arguments) => seal::new_key(&arguments),
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Worker(arguments) => worker::run(arguments).await,
         Command::Storage(command) => storage::run(command).await,

@@ -52,12 +52,17 @@ pub struct LinkArguments {
 }
 
 impl StorageArguments {
+    /// Its address, as given, or else that of the development folder.
+    fn address(&self, folder: &Path) -> Result<String> {
+        match &self.storage {
+            Some(address) => Ok(address.clone()),
+            None => Ok(format!("file://{}", std::path::absolute(folder.join(FOLDER))?.display())),
+        }
+    }
+
     /// As given, or else in the development folder.
     pub fn open(&self, folder: &Path) -> Result<ObjectStorage> {
-        let address = match &self.storage {
-            Some(address) => address.clone(),
-            None => format!("file://{}", std::path::absolute(folder.join(FOLDER))?.display()),
-        };
+        let address = self.address(folder)?;
         // Only what can be read as text can be meant for us.
         let variables = std::env::vars_os();
         let variables =
@@ -67,6 +72,16 @@ impl StorageArguments {
 }
 
 impl LinkArguments {
+    /// The address of where outputs are.
+    pub fn storage_address(&self, folder: &Path) -> Result<String> {
+        self.storage.address(folder)
+    }
+
+    /// Where outputs are, and what is sealed.
+    pub fn storage(&self, folder: &Path) -> Result<ObjectStorage> {
+        self.storage.open(folder)
+    }
+
     /// Links to what is in the storage, signed with a key of the token secret.
     pub fn links(&self, folder: &Path, tokens: &Tokens) -> Result<Links> {
         let lifetime = Duration::from_secs(u64::from(self.link_lifetime_s));

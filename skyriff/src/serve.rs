@@ -11,6 +11,7 @@ use skyriff_kafka::{KafkaSource, Relay, topic};
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
 use skyriff_read_side::{EventLogs, Replicas};
+use skyriff_seal::Sealer;
 use skyriff_storage::Links;
 use skyriff_vault::MasterKeys;
 use skyriff_write_side::{
@@ -32,6 +33,7 @@ use crate::{
     master_key::{self, MasterKeyArguments},
     outputs::{LinkArguments, Stored},
     payouts::{self, PayoutArguments},
+    seal::{SealArguments, Sealing},
     storage::Sweeps,
     telemetry,
     token::SecretArguments,
@@ -56,11 +58,13 @@ pub enum Role {
     Process,
     /// The relay: the log to Kafka.
     Relay,
+    /// The sealer: trees over the log, signed.
+    Seal,
 }
 
 impl Role {
     /// All that need no more than the databases.
-    pub const ALL: [Self; 4] = [Self::Command, Self::Query, Self::Project, Self::Process];
+    pub const ALL: [Self; 5] = [Self::Command, Self::Query, Self::Project, Self::Process, Self::Seal];
 }
 
 /// Where projections take events from. They may change between the two at any time: the checkpoints are the same.
@@ -103,7 +107,7 @@ pub struct Arguments {
     #[command(flatten)]
     streams: Streams,
     /// Which roles this process has.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "command,query,project,process")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "command,query,project,process,seal")]
     roles: Vec<Role>,
 }
 
@@ -134,6 +138,8 @@ pub struct Tuning {
     videos: VideoQueueArguments,
     #[command(flatten)]
     pub links: LinkArguments,
+    #[command(flatten)]
+    pub seal: SealArguments,
     /// How often outputs older than a day that no job names are deleted, in seconds, by the role process; 0 for never.
     #[arg(long, env = "SKYRIFF_SWEEP_EVERY_S", default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(0..=366 * 86_400))]
     sweep_every_s: u32,
@@ -175,8 +181,10 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let seals_or_opens = roles.contains(&Role::Command) || roles.contains(&Role::Query) || pays;
     let master_keys = seals_or_opens.then(|| master_key.keys(secret.folder())).transpose()?;
     let tokens = secret.tokens()?;
-    let links = Some(tuning.links.links(secret.folder(), &tokens)?);
-    let running = Running::start(&databases, &tokens, master_keys.as_ref(), links, tuning, streams, roles).await?;
+    let links = tuning.links.links(secret.folder(), &tokens)?;
+    let sealing = tuning.seal.sealing(roles, links.storage(), secret.folder())?;
+    let (keys, links, sealing) = (master_keys.as_ref(), Some(links), Some(&sealing));
+    let running = Running::start(&databases, &tokens, keys, links, sealing, tuning, streams, roles).await?;
     println!("SkyRiff listens on http://{}", running.address);
     running.until(stop).await?;
     Ok(ExitCode::SUCCESS)
@@ -208,14 +216,17 @@ pub struct Running {
     videos: Option<VideoQueueSide>,
     video_keeper: Option<VideoKeeperSide>,
     sweeps: Option<Sweeps>,
+    sealer: Option<Sealer>,
 }
 
 impl Running {
+    #[expect(clippy::too_many_arguments, reason = "what the roles of a process need, each its own")]
     pub async fn start(
         databases: &Databases,
         tokens: &Tokens,
         master_keys: Option<&MasterKeys>,
         links: Option<Links>,
+        sealing: Option<&Sealing>,
         tuning: &Tuning,
         streams: &Streams,
         roles: &[Role],
@@ -250,6 +261,7 @@ impl Running {
             true => Some(relay(databases, &streams.kafka).await?),
             false => None,
         };
+        let sealer = sealing.map(|sealing| sealing.sealer(databases)).transpose()?.flatten();
         let processes = match commands.as_ref().filter(|_| roles.contains(&Role::Process)) {
             None => None,
             Some(side) => {
@@ -297,6 +309,13 @@ impl Running {
             let streams_max = usize::from(tuning.event_streams_max);
             EventLogs::new(databases.shard_count, databases.to_stream(), streams_max, close.clone())
         });
+        let proofs = match roles.contains(&Role::Query) {
+            true => sealing.and_then(|sealing| sealing.proofs(databases)),
+            false => None,
+        };
+        if roles.contains(&Role::Query) && proofs.is_none() {
+            tracing::warn!("SKYRIFF_SEAL_PUBLIC_KEYS says nothing: this process answers no auditor with proofs");
+        }
         let probe = |place: &crate::config::Place| {
             let options = place.primary.as_role(databases::QUERY).application_name("skyriff health");
             PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options)
@@ -311,6 +330,7 @@ impl Running {
             point_worth: tuning.videos.point_worth(),
             queries,
             events,
+            proofs,
             tokens: tokens.clone(),
             limits: request::Limits::default(),
             metrics,
@@ -336,6 +356,7 @@ impl Running {
             videos: video_side,
             video_keeper,
             sweeps,
+            sealer,
         })
     }
 
@@ -384,8 +405,15 @@ impl Running {
                     None => std::future::pending().await,
                 }
             };
+            let sealer = async {
+                match &mut self.sealer {
+                    Some(sealer) => sealer.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => None,
+                reason = sealer => Some(anyhow!(reason)),
                 reason = sweeps => Some(anyhow!(reason)),
                 reason = relay => Some(anyhow!(reason)),
                 reason = commands => Some(anyhow!(reason)),
@@ -422,6 +450,9 @@ impl Running {
         }
         if let Some(relay) = self.relay {
             relay.stop().await;
+        }
+        if let Some(sealer) = self.sealer {
+            sealer.stop().await;
         }
         ended.map_or(Ok(()), Err)
     }

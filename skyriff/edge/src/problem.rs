@@ -110,6 +110,8 @@ kinds! {
         "Wait as Retry-After says, and ask again, or ask another server.";
     NOT_YET = SERVICE_UNAVAILABLE "not-that-fresh-yet", "No database is as fresh as asked for",
         "Wait as Retry-After says, or ask without Skyriff-At-Least.";
+    NOT_SEALED = SERVICE_UNAVAILABLE "not-sealed-yet", "It is recorded, and not sealed yet",
+        "Wait as Retry-After says, and ask again: what is recorded is sealed about a second later.";
     TIMEOUT = GATEWAY_TIMEOUT "timeout", "The request took too long",
         "Send it again; a command with the same Idempotency-Key is never applied twice.";
     FAULT = INTERNAL_SERVER_ERROR "fault", "Something is broken on our side",

@@ -18,6 +18,8 @@ pub const PROCESS: &str = "skyriff_process";
 pub const QUERY: &str = "skyriff_query";
 /// The role that sends the log on.
 pub const RELAY: &str = "skyriff_relay";
+/// The role that seals the log.
+pub const SEAL: &str = "skyriff_seal";
 
 static EVENT_STORE: Migrator = sqlx::migrate!("../../migrations/event-store");
 static READ_MODELS: Migrator = sqlx::migrate!("../../migrations/read-models");

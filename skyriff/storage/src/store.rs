@@ -24,7 +24,7 @@ use tokio::{
 };
 use url::Url;
 
-use crate::ObjectName;
+use crate::{ObjectName, ledger};
 
 /// What is sent at once; larger files go in parts of this size, which is more than the 5 MiB that S3 asks for.
 const PART_BYTES: usize = 8 * 1_024 * 1_024;
@@ -40,12 +40,12 @@ const RETRY_MAX: Duration = Duration::from_secs(120);
 /// Where objects are kept.
 #[derive(Clone)]
 pub struct ObjectStorage {
-    store: Arc<dyn ObjectStore>,
-    place: Place,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) place: Place,
 }
 
 #[derive(Clone)]
-enum Place {
+pub(crate) enum Place {
     Folder(PathBuf),
     Bucket { bucket: Arc<AmazonS3>, prefix: Key },
 }
@@ -151,12 +151,16 @@ impl ObjectStorage {
         matches!(self.place, Place::Folder(_))
     }
 
-    fn key(&self, name: &ObjectName) -> Key {
-        let prefix = match &self.place {
+    /// What stands before every name.
+    pub(crate) fn prefix(&self) -> Key {
+        match &self.place {
             Place::Folder(_) => Key::default(),
             Place::Bucket { prefix, .. } => prefix.clone(),
-        };
-        prefix.join(name.folder()).join(name.to_string())
+        }
+    }
+
+    fn key(&self, name: &ObjectName) -> Key {
+        self.prefix().join(name.folder()).join(name.to_string())
     }
 
     /// Put a file of at most `bytes_max` bytes. When this returns, the object is there to stay; before that nobody sees
@@ -274,13 +278,19 @@ impl ObjectStorage {
         }
     }
 
-    /// Every object that has one of our names, in no order, and how many have not.
+    /// Every object that is an output or none of ours, in no order. What the ledger keeps is not among them: nobody who
+    /// looks for outputs is to touch it.
     pub(crate) fn list(&self) -> BoxStream<'static, Result<Listed, StorageError>> {
         let prefix = match &self.place {
             Place::Folder(_) => None,
             Place::Bucket { prefix, .. } => Some(prefix),
         };
-        let listed = self.store.list(prefix).map_err(StorageError::from).map_ok(|meta| {
+        let of_ledger = self.prefix().join(ledger::ROOT);
+        let others = self
+            .store
+            .list(prefix)
+            .try_filter(move |meta| futures::future::ready(!meta.location.prefix_matches(&of_ledger)));
+        let listed = others.map_err(StorageError::from).map_ok(|meta| {
             let name = meta.location.filename().and_then(|name| name.parse().ok());
             Listed { name, put_at: meta.last_modified }
         });
