@@ -248,3 +248,6 @@ fn tile_bytes_max() -> u64 {
 fn numbers(entries: &[String]) -> impl DoubleEndedIterator<Item = u64> {
     entries.iter().filter_map(|entry| entry.parse().ok())
 }
+
+#[cfg(test)]
+mod tests;
