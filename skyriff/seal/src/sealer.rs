@@ -163,6 +163,9 @@ impl Sealer {
     /// End. A seal in hand is made or not; either is fine.
     pub async fn stop(self) {
         self.stop.cancel();
+        if self.task.is_finished() {
+            return;
+        }
         match self.task.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(error = chain(&error), "sealing ended badly"),

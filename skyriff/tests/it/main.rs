@@ -14,6 +14,7 @@ mod kafka;
 mod nodes;
 mod payouts;
 mod play;
+mod proofs;
 mod rebuild;
 mod replay;
 mod support;

@@ -118,7 +118,9 @@ async fn the_seal_of_a_time_is_found_and_of_long_ago_that_of_its_hour() {
     for seal in &seals[9..seals.len() - 1] {
         kept.store.storage.forget(&LedgerName::Seal(seal.number())).await.unwrap();
     }
-    for (asked, found) in [(49, None), (109, Some(50)), (119, Some(110)), (170, Some(170)), (299, Some(170)), (369, Some(350))] {
+    for (asked, found) in
+        [(49, None), (109, Some(50)), (119, Some(110)), (170, Some(170)), (299, Some(170)), (369, Some(350))]
+    {
         assert_eq!(kept.at(asked).await, found, "{asked}");
     }
 }
@@ -140,5 +142,8 @@ async fn seals_of_more_than_a_day_ago_go_and_those_of_hours_stay() {
         }
     }
     assert_eq!(left, [5_000, 5_001, 95_000]);
-    assert_eq!(kept.store.of_hours(START_US + MINUTE_US).await.unwrap().map(|seal| seal.top().clone()), Some(seals[0].top().clone()));
+    assert_eq!(
+        kept.store.of_hours(START_US + MINUTE_US).await.unwrap().map(|seal| seal.top().clone()),
+        Some(seals[0].top().clone())
+    );
 }

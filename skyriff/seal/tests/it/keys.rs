@@ -41,7 +41,8 @@ async fn keys_are_changed_and_every_seal_stays_good_with_those_it_was_signed_wit
     let first = sealed_with(&mut world, &[&old], &[]).await;
     let between = sealed_with(&mut world, &[&new, &old], &[]).await;
     let after = sealed_with(&mut world, &[&new], &[&old]).await;
-    let all = SealStore::new(world.storage(), PublicKeys::new(&format!("{}\n{}", old.verifier(), new.verifier())).unwrap());
+    let all =
+        SealStore::new(world.storage(), PublicKeys::new(&format!("{}\n{}", old.verifier(), new.verifier())).unwrap());
     for (number, good, bad) in [
         (first, vec![&old], vec![&new]),
         (between, vec![&old], vec![]),
@@ -80,7 +81,10 @@ async fn a_strange_key_or_another_ledger_does_not_go_on() {
     sealed_with(&mut world, &[&private(1)], &[]).await;
     for (key, why) in [
         (private(2), "no known key has signed the note"),
-        (SignerKey::from_seed("example.org/other".parse().unwrap(), &[1; 32]).unwrap(), "no known key has signed the note"),
+        (
+            SignerKey::from_seed("example.org/other".parse().unwrap(), &[1; 32]).unwrap(),
+            "no known key has signed the note",
+        ),
     ] {
         let keys = SealKeys::new(&key.to_private_text(), "").unwrap();
         let mut sealer = Sealer::start(skyriff_seal::Settings { keys, ..world.settings() });
