@@ -27,6 +27,21 @@ new token-secret openssl rand -hex 32
 # Wraps the keys of persons. Keep a copy where no database is: without it nothing that is sealed opens again.
 new master-key openssl rand -base64 32
 
+# Seals the log. The ledger's name is where tools for tlog-tiles find it, and stays; LEDGER gives another one. The public half goes
+# to auditors.
+ledger=${LEDGER:-localhost:8080/v1/ledger/tlog}
+if [ ! -e seal-key ]; then
+    openssl genpkey -algorithm ed25519 -outform DER -out seal.der
+    openssl pkey -inform DER -in seal.der -pubout -outform DER -out seal.pub.der
+    id=$({ printf '%s\n\001' "$ledger"; tail -c 32 seal.pub.der; } | openssl dgst -sha256 -binary | head -c 4 | od -An -tx1 | tr -d ' \n')
+    half() { { printf '\001'; tail -c 32 "$1"; } | openssl base64 -A; }
+    printf '%s+%s+%s\n' "$ledger" "$id" "$(half seal.pub.der)" >>seal-keys.pub
+    printf 'PRIVATE+KEY+%s+%s+%s\n' "$ledger" "$id" "$(half seal.der)" >seal-key.new
+    rm seal.der seal.pub.der
+    mv seal-key.new seal-key
+    echo "· made seal-key" >&2
+fi
+
 # The object storage's one user, for it and for us.
 new s3-access-key-id openssl rand -hex 10
 new s3-secret-access-key openssl rand -hex 20
@@ -60,6 +75,6 @@ certificate() { # name, what it is for, other names
 
 certificate postgres serverAuth \
     DNS:postgres-primary,DNS:postgres-replica-1,DNS:postgres-replica-2,DNS:localhost,IP:127.0.0.1
-for service in replicator databases migrate command-api query-api projector process relay tools; do
+for service in replicator databases migrate command-api query-api projector process relay sealer tools; do
     certificate "$service" clientAuth "DNS:$service"
 done

@@ -124,7 +124,7 @@ for one in sockets:
 PYTHON
 )
 declare -A port=()
-for name in primary replica_1 replica_2 kafka nginx command-1 command-2 query-1 query-2 projector relay-1 relay-2 process; do
+for name in primary replica_1 replica_2 kafka nginx command-1 command-2 query-1 query-2 projector relay-1 relay-2 sealer-1 sealer-2 process; do
     port[$name]=${ports[0]}
     ports=("${ports[@]:1}")
 done
@@ -173,11 +173,16 @@ node() { # name, service
     local settings=(SKYRIFF_LISTEN="127.0.0.1:${port[$1]}" SKYRIFF_LOG_FORMAT=json)
     # Whoever only says where outputs are gets no key to them.
     case $2 in
-        command-api) ;;
+        command-api | query-api | sealer) ;;
         *) unset AWS_ENDPOINT_URL AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY ;;
     esac
     case $2 in
+        query-api) settings+=(SKYRIFF_SEAL_PUBLIC_KEYS_FILE="$secrets/seal-keys.pub") ;;
+        sealer) settings+=(SKYRIFF_SEAL_KEY_FILE="$secrets/seal-key" SKYRIFF_SEAL_PUBLIC_KEYS_FILE="$secrets/seal-keys.pub") ;;
+    esac
+    case $2 in
         projector | relay) settings+=(SKYRIFF_KAFKA_BROKERS="127.0.0.1:${port[kafka]}" SKYRIFF_KAFKA_REPLICATION=1) ;;
+        sealer) settings+=(SKYRIFF_STORAGE="${storage:-file://$folder/objects}") ;;
         *) settings+=(SKYRIFF_TOKEN_SECRET_FILE="$secrets/token-secret" SKYRIFF_MASTER_KEY_FILE="$secrets/master-key"
             SKYRIFF_STORAGE="${storage:-file://$folder/objects}") ;;
     esac
@@ -218,10 +223,10 @@ for _ in 1 2; do
     (with_certificate migrate "$skyriff" migrate) >>"$folder/migrate.log" 2>&1 || die "migrate: $(cat "$folder/migrate.log")"
 done
 
-say "two nodes of the command API and two of the query API, a projector, two relays, a process"
+say "two nodes of the command API and two of the query API, a projector, two relays, two sealers, a process"
 declare -A service_of=([command-1]=command-api [command-2]=command-api [query-1]=query-api [query-2]=query-api [projector]=projector
-    [relay-1]=relay [relay-2]=relay [process]=process)
-nodes=(command-1 command-2 query-1 query-2 projector relay-1 relay-2 process)
+    [relay-1]=relay [relay-2]=relay [sealer-1]=sealer [sealer-2]=sealer [process]=process)
+nodes=(command-1 command-2 query-1 query-2 projector relay-1 relay-2 sealer-1 sealer-2 process)
 for name in "${nodes[@]}"; do
     start "$name" node "$name" "${service_of[$name]}"
 done
@@ -342,6 +347,21 @@ for name, (role, method, path, addresses) in asked.items():
 assert len(asked) > 40, len(asked)
 PYTHON
 
+say "an auditor checks that an event is sealed, with the key that secrets.sh made"
+auditor="Authorization: Bearer $(token "$(new_id)" auditor)"
+checks() { # what, then more for verify.py: of the last answer
+    python3 "$here/../skyriff/proof/verify.py" "$secrets/seal-keys.pub" "$1" "$folder/answer" "${@:2}" >"$folder/checked" 2>&1 ||
+        die "verify.py: $(cat "$folder/checked")"
+}
+is_sealed() { [ "$(ask GET "/v1/ledger/proofs/inclusion?event=$position" -H "$auditor")" = 200 ]; }
+until_true 20 "$position is sealed" is_sealed
+checks inclusion
+expect 200 GET /v1/ledger/checkpoint -H "$auditor"
+checks checkpoint
+cp "$folder/answer" "$folder/kept-checkpoint"
+sizes=$(python3 -c 'import json, sys
+print(",".join(line.split()[1] for line in json.load(open(sys.argv[1]))["checkpoint"].split("\n\n")[0].split("\n")[3:]))' "$folder/answer")
+
 say "events stream through, as NDJSON and as server-sent events: each within a second or so"
 analyst="Authorization: Bearer $(token "$(new_id)" analyst)"
 for accept in application/x-ndjson text/event-stream; do
@@ -458,6 +478,20 @@ for _ in $(seq 20); do
 done
 start relay-1 node relay-1 relay
 
+say "a sealer is killed: the other one goes on, and what was kept is the beginning of it"
+kill_hard sealer-1
+for _ in 1 2 3; do
+    user=$(new_id)
+    expect 201 POST "/v1/users/$user/check-ins" -H "$everybody" -H "Idempotency-Key: $user"
+    position=$(header skyriff-position)
+    until_true 30 "$position is sealed" is_sealed
+    checks inclusion
+done
+expect 200 GET "/v1/ledger/proofs/consistency?sizes=$sizes" -H "$auditor"
+checks consistency "$folder/kept-checkpoint"
+start sealer-1 node sealer-1 sealer
+until_true 60 "sealer-1 is ready again" ready sealer-1
+
 say "a standby is away: commands and queries go on"
 stop INT replica_1
 user=$(new_id)
@@ -493,7 +527,7 @@ expect 503 POST "/v1/users/$mei/check-ins" -H "$bearer" -H 'Idempotency-Key: too
 is_problem outcome-unknown
 [ "$(header retry-after)" = 2 ] || die "no Retry-After"
 stop QUIT nginx
-stop TERM projector relay-1 relay-2 process
+stop TERM projector relay-1 relay-2 sealer-1 sealer-2 process
 kill "${pids[kafka]}"
 ended kafka 20 || die "the broker does not end"
 stop INT replica_1 replica_2
