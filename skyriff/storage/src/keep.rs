@@ -4,6 +4,7 @@
 //! synced, and linked into it, which fails where there is one. Either way, of two who write the same name one has written it.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     io::Write,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -107,10 +108,11 @@ impl ObjectStorage {
     pub async fn entries(&self, folder: &LedgerFolder) -> Result<Vec<String>, StorageError> {
         let key = self.below_root(&folder.to_string());
         let listed = self.store.list_with_delimiter(Some(&key)).await?;
-        let names = listed.objects.iter().map(|object| &object.location).chain(&listed.common_prefixes);
-        let mut names: Vec<_> = names.filter_map(|location| location.filename().map(str::to_owned)).collect();
-        names.sort_unstable();
-        Ok(names)
+        let places = listed.objects.iter().map(|object| &object.location).chain(&listed.common_prefixes);
+        // A server that knows no folders lists all that is below.
+        let first = |place: &Key| place.prefix_match(&key)?.next().map(|part| part.as_ref().to_owned());
+        let names: BTreeSet<_> = places.filter_map(first).collect();
+        Ok(names.into_iter().collect())
     }
 
     /// Delete files that somebody was writing when it ended; in a bucket there are none.

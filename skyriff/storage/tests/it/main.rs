@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where it fails")]
 #![expect(unreachable_pub, reason = "a binary exports nothing")]
 
+mod keeps;
 mod links;
 mod puts;
 mod s3_server;

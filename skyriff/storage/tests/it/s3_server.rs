@@ -2,7 +2,8 @@
 //!
 //! What it is: the S3 protocol over HTTP, with AWS signatures (version 4) checked on headers and on presigned addresses,
 //! their expiry as well, and multipart uploads. What it is not: it does not ask for parts of 5 MiB, keeps no media types
-//! (so what is sent is looked at here), has no policies, lifecycle rules or versions, and is never slow or busy.
+//! (so what is sent is looked at here), has no policies, lifecycle rules or versions, and is never slow or busy. It takes no
+//! notice of `If-None-Match`, as some servers do; one that does has that added here.
 
 use std::{
     net::SocketAddr,
@@ -13,7 +14,7 @@ use std::{
 use hyper::{
     Method, Request,
     body::Incoming,
-    header::CONTENT_TYPE,
+    header::{CONTENT_TYPE, IF_NONE_MATCH},
     service::{Service, service_fn},
 };
 use hyper_util::{
@@ -37,6 +38,15 @@ pub struct S3Server {
 
 impl S3Server {
     pub async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// One that makes an object only where there is none, if it is asked to.
+    pub async fn start_that_keeps() -> Self {
+        Self::start_with(true).await
+    }
+
+    async fn start_with(keeps: bool) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut service = S3ServiceBuilder::new(FileSystem::new(root.path()).unwrap());
@@ -46,9 +56,12 @@ impl S3Server {
         let address = listener.local_addr().unwrap();
         let content_types = Arc::<Mutex<Vec<String>>>::default();
         let seen = Arc::clone(&content_types);
+        let folder = root.path().to_owned();
         tokio::spawn(async move {
+            let one_at_a_time = Arc::new(tokio::sync::Mutex::new(()));
             while let Ok((stream, _)) = listener.accept().await {
                 let (service, seen) = (service.clone(), Arc::clone(&seen));
+                let (folder, turn) = (folder.clone(), Arc::clone(&one_at_a_time));
                 let service = service_fn(move |request: Request<Incoming>| {
                     // A part has none of its own; the upload that it belongs to has.
                     let puts = match (request.method(), request.uri().query()) {
@@ -60,7 +73,20 @@ impl S3Server {
                         let content_type = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap());
                         seen.lock().unwrap().push(content_type.unwrap_or("none").to_owned());
                     }
-                    service.call(request)
+                    let is_conditional = keeps && request.headers().contains_key(IF_NONE_MATCH);
+                    let file = folder.join(request.uri().path().trim_start_matches('/'));
+                    let (service, turn) = (service.clone(), Arc::clone(&turn));
+                    async move {
+                        if !is_conditional {
+                            return service.call(request).await;
+                        }
+                        let _mine = turn.lock().await;
+                        if file.exists() {
+                            let refused = hyper::Response::builder().status(412).body(s3s::Body::empty());
+                            return Ok(refused.unwrap());
+                        }
+                        service.call(request).await
+                    }
                 });
                 tokio::spawn(async move {
                     let server = Builder::new(TokioExecutor::new());
