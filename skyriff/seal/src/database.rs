@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
 use metrics::gauge;
 use skyriff_domain::{Position, ShardId};
 use skyriff_follow::log;
@@ -12,9 +13,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     LogPlace, SealStore, StoreError,
-    lane::{Disagrees, Kept, Lane, NOTHING, State},
+    lane::{Disagrees, Grown, Kept, Lane, NOTHING, State},
     rows::{self, Part},
-    store::NewTile,
+    store::{AT_ONCE, NewTile},
 };
 
 /// Events of one shard that are read at once.
@@ -96,23 +97,13 @@ impl Database {
 
     /// Compare what was sealed with the log, where that was not done yet, and where a shard stands still.
     async fn resume(&mut self, store: &SealStore) -> Result<(), NotDone> {
-        let due: Vec<_> = self.lanes.values().filter(|lane| lane.is_to_resume()).map(|lane| lane.shard).collect();
-        for shard in due {
-            let Some(lane) = self.lanes.get(&shard) else { continue };
-            let (head, sealed) = (lane.head, lane.sealed);
-            let compared = if head < sealed.size {
-                Err(Disagrees::Short { head, sealed })
-            } else {
-                match Kept::of(store, shard, sealed).await? {
-                    Ok(kept) => {
-                        let (first, limit) = kept.reads();
-                        // What the log has is for its primary to say.
-                        let mut rows = read(&self.place.primary, &[Part { shard, first, limit }]).await?;
-                        kept.compared(shard, &rows.remove(&shard).unwrap_or_default())
-                    }
-                    Err(disagrees) => Err(disagrees),
-                }
-            };
+        let primary = &self.place.primary;
+        let due = self.lanes.values().filter(|lane| lane.is_to_resume());
+        let compare =
+            due.map(|lane| async move { Ok::<_, NotDone>((lane.shard, compare(store, primary, lane).await?)) });
+        let compare: Vec<_> = compare.collect();
+        let compared: Vec<_> = stream::iter(compare).buffer_unordered(AT_ONCE).try_collect().await?;
+        for (shard, compared) in compared {
             let Some(lane) = self.lanes.get_mut(&shard) else { continue };
             match compared {
                 Ok(grown) => lane.go_on(grown),
@@ -205,6 +196,22 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// Whether tiles and log say of a shard what was sealed.
+async fn compare(store: &SealStore, primary: &PgPool, lane: &Lane) -> Result<Result<Grown, Disagrees>, NotDone> {
+    let (shard, head, sealed) = (lane.shard, lane.head, lane.sealed);
+    if head < sealed.size {
+        return Ok(Err(Disagrees::Short { head, sealed }));
+    }
+    let kept = match Kept::of(store, shard, sealed).await? {
+        Ok(kept) => kept,
+        Err(disagrees) => return Ok(Err(disagrees)),
+    };
+    // What the log has is for its primary to say.
+    let (first, limit) = kept.reads();
+    let rows = if limit > 0 { read(primary, &[Part { shard, first, limit }]).await?.remove(&shard) } else { None };
+    Ok(kept.compared(shard, &rows.unwrap_or_default()))
 }
 
 /// Add rows to a lane, and what is full now to the others; whether that is all for now.

@@ -116,6 +116,26 @@ async fn two_sealers_without_a_lock_between_them_make_one_history() {
     world.check_history().await;
 }
 
+/// Of copies that are behind and away what they have is taken, and the rest from the primary; none of them is believed when it has
+/// less than what was sealed.
+#[tokio::test]
+async fn copies_that_are_behind_or_away_hold_nothing_up() {
+    let mut world = World::new().await;
+    let behind = World::new().await;
+    let mut settings = world.settings();
+    let nowhere = world.databases.event_store("skyriff_nobody");
+    settings.logs[0].replicas =
+        vec![behind.pool(), skyriff_postgres::testing::TestDatabases::pool(nowhere), behind.pool()];
+    let sealer = Sealer::start(settings);
+    for round in 1..=3 {
+        world.append(4, 10).await;
+        world.append(5, 10).await;
+        world.sealed(&[(4, round * 10), (5, round * 10)]).await;
+    }
+    sealer.stop().await;
+    world.check_history().await;
+}
+
 #[tokio::test]
 async fn a_storage_that_fails_is_waited_for() {
     let mut world = World::new().await;

@@ -45,6 +45,25 @@ async fn a_shard_whose_sealed_events_were_edited_is_not_sealed_any_further() {
     }
 }
 
+/// While a sealer is at work, and the log never becomes shorter.
+#[tokio::test]
+async fn a_last_event_that_is_edited_after_it_was_sealed_is_noticed_with_the_next() {
+    let mut world = World::new().await;
+    let sealer = world.sealer();
+    world.append(1, 300).await;
+    world.sealed(&[(1, 300)]).await;
+    world.execute("UPDATE events SET metadata = '{ }' WHERE shard = 1 AND position = 300").await;
+    world.append(1, 1).await;
+    world.append(2, 1).await;
+    world.sealed(&[(1, 300), (2, 1)]).await;
+    world.append(2, 1).await;
+    world.sealed(&[(1, 300), (2, 2)]).await;
+    world.execute("UPDATE events SET metadata = '{}' WHERE shard = 1 AND position = 300").await;
+    world.sealed(&[(1, 301)]).await;
+    sealer.stop().await;
+    world.check_history().await;
+}
+
 #[tokio::test]
 async fn a_shard_whose_last_event_is_gone_is_not_sealed_any_further() {
     for restart in [false, true] {
