@@ -116,6 +116,33 @@ async fn two_sealers_without_a_lock_between_them_make_one_history() {
     world.check_history().await;
 }
 
+/// As after a failover that left the old primary running, with a sealer of its own: each has another end of the log, and its own
+/// lock. Whoever comes second for a number takes over what the other has signed, and signs nothing that contradicts it.
+#[tokio::test]
+async fn two_sealers_of_logs_that_went_apart_do_not_take_back_what_the_other_signed() {
+    let (mut here, mut there) = (World::new().await, World::new().await);
+    let one = here.sealer();
+    let two = Sealer::start(skyriff_seal::Settings { storage: here.storage(), ..there.settings() });
+    for round in 1..=3 {
+        there.append(2, 3).await;
+        here.sealed(&[(1, (round - 1) * 5), (2, round * 3)]).await;
+        here.append(1, 5).await;
+        here.sealed(&[(1, round * 5), (2, round * 3)]).await;
+    }
+    one.stop().await;
+    two.stop().await;
+    let store = here.store();
+    let newest = store.newest().await.unwrap().unwrap().number();
+    let mut before = store.get(1).await.unwrap().unwrap();
+    for number in 2..=newest {
+        let seal = store.get(number).await.unwrap().unwrap();
+        for ((shard, old), (_, new)) in before.top().heads().zip(seal.top().heads()) {
+            assert!(new == old || new.size > old.size, "shard {shard} in {number}: {old:?} {new:?}");
+        }
+        before = seal;
+    }
+}
+
 /// Of copies that are behind and away what they have is taken, and the rest from the primary; none of them is believed when it has
 /// less than what was sealed.
 #[tokio::test]
