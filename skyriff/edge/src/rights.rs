@@ -45,6 +45,8 @@ pub enum Right {
     ReadVideoCosts,
     /// Read the events of everybody, without what is personal.
     ReadEvents,
+    /// Read the books of everybody.
+    ReadLedger,
     /// Say that something happened in the past.
     Backdate,
 }
@@ -87,6 +89,7 @@ impl Right {
             Self::WorkVideos    => [None, None,   None,    None,    None,   None,   All],
             Self::ReadVideoCosts => [None, None,  All,     None,    None,   All,    None],
             Self::ReadEvents    => [None, None,   None,    None,    None,   All,    None],
+            Self::ReadLedger    => [None, None,   None,    None,    All,    None,   None],
             Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
         };
         match role {

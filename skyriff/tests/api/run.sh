@@ -44,7 +44,8 @@ while [ -z "$url" ]; do
 done
 
 for caller in user:959de6e1-d9ef-5a29-a884-f19f971b9c27 operator:00000000-0000-4000-8000-000000000001 \
-    service:00000000-0000-4000-8000-000000000002 reviewer:00000000-0000-4000-8000-000000000003; do
+    service:00000000-0000-4000-8000-000000000002 reviewer:00000000-0000-4000-8000-000000000003 \
+    auditor:00000000-0000-4000-8000-000000000004; do
     role=${caller%%:*}
     token=$("$skyriff" token --folder "$store" --role "$role" --user "${caller#*:}" | tail -n 1)
     say "asking as $role, for $seconds s"

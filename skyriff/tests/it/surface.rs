@@ -61,6 +61,12 @@ async fn the_surface_is_described_measured_and_says_what_is_wrong() {
         "post /v1/users/{user}/withdrawals/{withdrawal}/reject",
         "post /v1/users/{user}/withdrawals/{withdrawal}/resolve",
         "get /v1/events",
+        "get /v1/ledger/accounts",
+        "get /v1/ledger/balance",
+        "get /v1/ledger/entries",
+        "get /v1/ledger/holds",
+        "get /v1/ledger/statement",
+        "get /v1/ledger/trial-balance",
     ] {
         assert!(described.contains(route), "{route} is not in {described:?}");
     }
