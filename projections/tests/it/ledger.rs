@@ -6,8 +6,8 @@ use skyriff_domain::{
 };
 use skyriff_follow::{Follower, ReadModel};
 use skyriff_postgres::testing::TestDatabases;
-use skyriff_projections::Projection;
-use sqlx::{Connection, PgConnection};
+use skyriff_projections::{Projection, ledger_check};
+use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::{
@@ -148,6 +148,10 @@ async fn the_rows_are_the_same_whatever_batches_they_came_in_and_are_what_the_en
             rest = later;
         }
         assert_sums_are_of_the_entries(&mut reads).await;
+        checkpoints(&mut reads).await;
+        let shards = [ShardId(3), ShardId(7)];
+        assert_eq!(ledger_check::quick(&mut reads, &shards).await.unwrap(), []);
+        assert_eq!(ledger_check::thorough(&mut reads, &shards, 10).await.unwrap(), []);
         let rows = dump(&mut reads).await;
         assert!(rows.iter().any(|row| row.starts_with("ledger_holds")));
         assert_eq!(*first.get_or_insert_with(|| rows.clone()), rows, "{batch_max}");
@@ -200,4 +204,63 @@ async fn a_hold_knows_what_went_from_it_and_when() {
     let mut transaction = reads.begin().await.unwrap();
     let misfit = Projection::LedgerEntries.apply(&[nothing], &mut transaction).await.unwrap_err();
     assert!(misfit.to_string().contains("no open hold"), "{misfit}");
+}
+
+async fn checkpoints(reads: &mut PgConnection) {
+    sqlx::query("INSERT INTO checkpoints (projection, version, shard) SELECT $1, $2, shard FROM generate_series(0, 15) AS shard")
+        .bind(Projection::LedgerEntries.name())
+        .bind(Projection::LedgerEntries.version())
+        .execute(reads)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn damage_is_found_and_named() {
+    let databases = TestDatabases::create().await;
+    let mut reads = connect(&databases).await;
+    checkpoints(&mut reads).await;
+    let events = some_events(&mut Dice(4), 60);
+    let mut transaction = reads.begin().await.unwrap();
+    Projection::LedgerEntries.apply(&events, &mut transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    let shards: Vec<_> = (0..16).map(ShardId).collect();
+    // What is done, what the quick look finds, and what the thorough one does.
+    let table = [
+        (
+            "UPDATE ledger_sums SET amount = amount + 1 WHERE shard = 7 AND account = 'platform:revenue:poster' AND grain = 'dd'",
+            "by day",
+            "ledger_sums",
+        ),
+        (
+            "UPDATE ledger_sums SET amount = amount + 1 WHERE ctid = (SELECT min(ctid) FROM ledger_sums WHERE shard = 7 AND grain = 'mm' AND account LIKE 'user:%')",
+            "its points sum to 1",
+            "ledger_sums",
+        ),
+        (
+            "DELETE FROM ledger_entries WHERE shard = 7 AND position = (SELECT max(position) FROM ledger_entries WHERE shard = 7)",
+            "",
+            "ledger_sums: kept",
+        ),
+        ("UPDATE ledger_user_sums SET entries = entries + 1 WHERE shard = 7", "", "ledger_user_sums"),
+        (
+            "UPDATE ledger_holds SET remaining = remaining + 1, points = points + 1 WHERE shard = 7 AND remaining > 0",
+            "",
+            "ledger_holds",
+        ),
+    ];
+    for (damage, quick, thorough) in table {
+        let mut transaction = reads.begin().await.unwrap();
+        assert!(transaction.execute(damage).await.unwrap().rows_affected() > 0, "{damage}");
+        let looked = [
+            (ledger_check::quick(&mut transaction, &shards).await.unwrap(), quick),
+            (ledger_check::thorough(&mut transaction, &shards, 10).await.unwrap(), thorough),
+        ];
+        for (found, expected) in looked {
+            let named = found.iter().any(|wrong| wrong.what.contains(expected));
+            assert!(found.is_empty() && expected.is_empty() || named, "{damage}: {found:?}");
+            assert!(found.iter().all(|wrong| wrong.shard == ShardId(7)), "{damage}: {found:?}");
+        }
+        transaction.rollback().await.unwrap();
+    }
 }
