@@ -39,6 +39,7 @@ pub(crate) struct Asked {
     #[serde(default)]
     event: Option<String>,
     /// Which time `from`, `to` and the order are about.
+    #[param(inline, default = "occurred")]
     #[serde(default)]
     time: Axis,
     /// At this time or later.
@@ -47,6 +48,8 @@ pub(crate) struct Asked {
     /// Before this time.
     #[serde(default)]
     to: Option<DateTime<Utc>>,
+    /// Which comes first.
+    #[param(inline, default = "newest")]
     #[serde(default)]
     order: Order,
     /// How many.

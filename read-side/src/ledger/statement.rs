@@ -109,6 +109,7 @@ pub(crate) struct Asked {
     #[serde(default)]
     known_at: Option<DateTime<Utc>>,
     /// Goes before `Accept`.
+    #[param(inline)]
     #[serde(default)]
     format: Option<Format>,
 }

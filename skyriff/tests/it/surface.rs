@@ -115,6 +115,7 @@ async fn the_surface_is_described_measured_and_says_what_is_wrong() {
         "skyriff_executor_queue_limit{executor=\"skyriff_events-0\"} 4096",
         "skyriff_follower_lag_events{follower=\"balances\",shard=\"15\"} ",
         "skyriff_follower_lag_seconds{follower=\"ledger_entries\",shard=\"0\"} ",
+        "skyriff_ledger_wrong{shard=\"0\"} 0",
         "skyriff_queries_total{from=\"replica\"} ",
     ] {
         assert!(metrics.contains(metric), "{metric} is not in\n{metrics}");
