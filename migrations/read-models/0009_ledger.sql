@@ -21,6 +21,9 @@ CREATE TABLE ledger_sums (
     PRIMARY KEY (grain, account, shard, occurred_on, recorded_on)
 ) WITH (fillfactor = 80);
 
+-- The days of one month of the recorded time, whatever the business time.
+CREATE INDEX ledger_sums_as_recorded ON ledger_sums (account, recorded_on, shard) WHERE grain = 'md';
+
 -- Each user alone: by month only, since a user has few entries in one.
 CREATE TABLE ledger_user_sums (
     user_id     uuid             NOT NULL,

@@ -99,10 +99,20 @@ pub(super) async fn sums(
                AND recorded_at <= coalesce($10, 'infinity')
              GROUP BY account, shard
              UNION ALL
-             SELECT account, shard, sum(amount), count(*) FROM ledger_entries
-             WHERE account = ANY ($1) AND shard = ANY ($2) AND recorded_at >= $9 AND recorded_at <= $10
-               AND occurred_at < coalesce($7, 'infinity')
-             GROUP BY account, shard
+             -- Only the months of which something was recorded on the day of the recorded time: it is one, as a rule.
+             SELECT e.account, e.shard, e.amount, e.entries FROM (
+                 SELECT DISTINCT occurred_on FROM ledger_sums
+                 WHERE grain = 'md' AND account = ANY ($1) AND shard = ANY ($2) AND recorded_on = $6
+                   AND occurred_on <= coalesce($3, 'infinity')
+             ) m
+             CROSS JOIN LATERAL (
+                 SELECT account, shard, sum(amount) AS amount, count(*) AS entries FROM ledger_entries
+                 WHERE account = ANY ($1) AND shard = ANY ($2) AND recorded_at >= $9 AND recorded_at <= $10
+                   AND occurred_at >= m.occurred_on::timestamp AT TIME ZONE 'UTC'
+                   AND occurred_at < (m.occurred_on + interval '1 month') AT TIME ZONE 'UTC'
+                   AND occurred_at < coalesce($7, 'infinity')
+                 GROUP BY account, shard
+             ) e
          ) parts GROUP BY account, shard ORDER BY account, shard",
     )
     .bind(accounts)
