@@ -42,6 +42,11 @@ impl Sealed {
 }
 
 impl Reference {
+    /// One of our own, which is well-formed.
+    pub(crate) fn of(text: &'static str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -3,11 +3,15 @@
 //! A pure function of the event, so the ledger can be written again from the log at any time, and nobody can move a
 //! point without an event. A positive amount means that the account has more points than before.
 
+pub mod chart;
+
 use std::fmt;
 
 use crate::{
-    Bucket, Event, Points, Purse, StreamId, UserId, points_account,
+    Bucket, Event, Label, Points, Purse, StreamId, UserId, points_account,
     points_account::{Direction, ReleaseCause},
+    video_job,
+    video_job::Cost,
 };
 
 /// An account in the books.
@@ -24,8 +28,8 @@ pub enum Account {
     },
     /// Where points come from; negative by all the points that were ever given out for this reason.
     Issuance(Issuance),
-    /// What users spent.
-    Revenue,
+    /// What users spent on a product; on any, in events from before revenue was kept by product.
+    Revenue(Option<Label>),
     /// What nobody spent in time.
     Expiry,
     /// Tips that have left one account and not reached the other, or the other way round: zero when none is under way.
@@ -36,6 +40,19 @@ pub enum Account {
     Payouts(Payouts),
     /// The platform's part of withdrawals.
     WithdrawalFee,
+    /// What providers wanted for making videos, in millionths of a currency's unit.
+    ProviderCost(Label),
+    /// The other side of it: negative by all that providers ever wanted.
+    ProviderPayable(Label),
+}
+
+/// What an account counts. The postings of an event sum to zero in each unit.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unit {
+    /// Points.
+    Points,
+    /// Millionths of a currency's unit.
+    Micros(Label),
 }
 
 /// How far a payout is.
@@ -84,12 +101,29 @@ impl Account {
         match self {
             Self::User { user, .. } => Some(*user),
             Self::Issuance(_)
-            | Self::Revenue
+            | Self::Revenue(_)
             | Self::Expiry
             | Self::Transit
             | Self::TipShare
             | Self::Payouts(_)
-            | Self::WithdrawalFee => None,
+            | Self::WithdrawalFee
+            | Self::ProviderCost(_)
+            | Self::ProviderPayable(_) => None,
+        }
+    }
+
+    /// What it counts.
+    pub fn unit(&self) -> Unit {
+        match self {
+            Self::ProviderCost(currency) | Self::ProviderPayable(currency) => Unit::Micros(currency.clone()),
+            Self::User { .. }
+            | Self::Issuance(_)
+            | Self::Revenue(_)
+            | Self::Expiry
+            | Self::Transit
+            | Self::TipShare
+            | Self::Payouts(_)
+            | Self::WithdrawalFee => Unit::Points,
         }
     }
 }
@@ -104,18 +138,30 @@ impl fmt::Display for Account {
             Self::Issuance(Issuance::Earning) => f.write_str("platform:issuance:earning"),
             Self::Issuance(Issuance::Recharge) => f.write_str("platform:issuance:recharge"),
             Self::Issuance(Issuance::Adjustment) => f.write_str("platform:issuance:adjustment"),
-            Self::Revenue => f.write_str("platform:revenue"),
+            Self::Revenue(None) => f.write_str("platform:revenue"),
+            Self::Revenue(Some(product)) => write!(f, "platform:revenue:{product}"),
             Self::Expiry => f.write_str("platform:expiry"),
             Self::Transit => f.write_str("platform:transit"),
             Self::TipShare => f.write_str("platform:tip_share"),
             Self::Payouts(Payouts::Pending) => f.write_str("platform:payouts:pending"),
             Self::Payouts(Payouts::Paid) => f.write_str("platform:payouts:paid"),
             Self::WithdrawalFee => f.write_str("platform:withdrawal_fee"),
+            Self::ProviderCost(currency) => write!(f, "platform:provider_cost:{currency}"),
+            Self::ProviderPayable(currency) => write!(f, "platform:provider_payable:{currency}"),
         }
     }
 }
 
-/// What an event means in the books. The amounts of one event always sum to zero.
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Points => f.write_str("points"),
+            Self::Micros(currency) => write!(f, "millionths of {currency}"),
+        }
+    }
+}
+
+/// What an event means in the books. The amounts of one event always sum to zero in each unit.
 pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
     match event {
         Event::PointsAccount(event) => match stream {
@@ -131,6 +177,7 @@ pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
             | StreamId::VideoSlots(_)
             | StreamId::Work(_) => Vec::new(),
         },
+        Event::VideoJob(event) => of_video_job(event),
         // They say what becomes of something; what it does to points is the account's events'.
         Event::RechargeOrder(_)
         | Event::Like(_)
@@ -138,7 +185,6 @@ pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
         | Event::TipReceipt(_)
         | Event::Withdrawal(_)
         | Event::WithdrawalAllowance(_)
-        | Event::VideoJob(_)
         | Event::VideoSlots(_)
         | Event::Work(_) => Vec::new(),
     }
@@ -157,15 +203,19 @@ fn of_points_account(user: UserId, event: &points_account::Event) -> Vec<Posting
         E::Recharged { points, order: _ } => {
             between(&Account::Issuance(Issuance::Recharge), &available, &Purse::paid(*points))
         }
-        E::Spent { taken, spend: _, product: _, refundable_until: _ } => between(&available, &Account::Revenue, taken),
+        E::Spent { taken, revenue, spend: _, product: _, refundable_until: _ } => {
+            between(&available, &Account::Revenue(revenue.clone()), taken)
+        }
         E::Held { taken, hold: _, reason: _, expires_at: _ } => between(&available, &held, taken),
-        E::Captured { taken, hold: _ } => between(&held, &Account::Revenue, taken),
+        E::Captured { taken, revenue, hold: _ } => between(&held, &Account::Revenue(revenue.clone()), taken),
         E::Released {
             returned,
             hold: _,
             cause: ReleaseCause::Requested | ReleaseCause::Expired | ReleaseCause::Undone,
         } => between(&held, &available, returned),
-        E::Refunded { returned, spend: _ } => between(&Account::Revenue, &available, returned),
+        E::Refunded { returned, revenue, spend: _ } => {
+            between(&Account::Revenue(revenue.clone()), &available, returned)
+        }
         E::Expired { lots } => between(&available, &Account::Expiry, lots),
         E::Adjusted { direction: Direction::Credit, moved, reason: _ } => {
             between(&Account::Issuance(Issuance::Adjustment), &available, moved)
@@ -186,6 +236,25 @@ fn of_points_account(user: UserId, event: &points_account::Event) -> Vec<Posting
             between(&Account::Payouts(Payouts::Pending), &available, returned)
         }
     }
+}
+
+/// What an attempt costs is owed to its provider, whatever came of it. The points that its owner pays are the account's
+/// events'.
+fn of_video_job(event: &video_job::Event) -> Vec<Posting> {
+    use video_job::Event as E;
+    match event {
+        E::Succeeded { cost, .. } | E::AttemptFailed { cost, .. } | E::Failed { cost, .. } => owed(cost),
+        E::Submitted(_) | E::Leased { .. } | E::Cancelled {} | E::Expired {} => Vec::new(),
+    }
+}
+
+fn owed(Cost { micros, currency }: &Cost) -> Vec<Posting> {
+    let amount = i64::try_from(*micros).unwrap_or(i64::MAX);
+    if amount == 0 {
+        return Vec::new();
+    }
+    let payable = Posting { account: Account::ProviderPayable(currency.clone()), amount: -amount };
+    vec![payable, Posting { account: Account::ProviderCost(currency.clone()), amount }]
 }
 
 /// One side of an entry: a user's side has an account for each bucket, the platform's has one.

@@ -62,11 +62,11 @@ const fn of_points_account(event: &points_account::Event) -> Members {
         CheckedIn { day: _, days_in_a_row: _, points: _, expires_at: _ }
         | Earned { credited: _, reason: _ }
         | Recharged { order: _, points: _ }
-        | Spent { spend: _, taken: _, product: _, refundable_until: _ }
+        | Spent { spend: _, taken: _, product: _, refundable_until: _, revenue: _ }
         | Held { hold: _, taken: _, reason: _, expires_at: _ }
-        | Captured { hold: _, taken: _ }
+        | Captured { hold: _, taken: _, revenue: _ }
         | Released { hold: _, returned: _, cause: _ }
-        | Refunded { spend: _, returned: _ }
+        | Refunded { spend: _, returned: _, revenue: _ }
         | Expired { lots: _ }
         | TipPaid { tip: _, to: _, taken: _ }
         | TipReceived { tip: _, from: _, income: _, share: _ }

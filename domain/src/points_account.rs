@@ -36,7 +36,7 @@ pub use event::{Event, ReleaseCause};
 pub use policy::PointsPolicy;
 pub use refusal::Refusal;
 
-use crate::{Bucket, HoldId, Points, Purse, SpendId, WithdrawalId};
+use crate::{Bucket, HoldId, Label, Points, Purse, SpendId, WithdrawalId};
 
 /// What is asked of an account, and when it happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,12 +67,16 @@ pub struct Hold {
     pub left: Purse,
     /// When it is released by itself; never, when it is reserved.
     pub expires_at: Option<DateTime<Utc>>,
+    /// For what.
+    pub reason: Label,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Spend {
     left: Purse,
     refundable_until: DateTime<Utc>,
+    /// Where a refund comes from.
+    revenue: Option<Label>,
 }
 
 /// How many spends an account remembers for refunds; older ones are forgotten first.
@@ -101,7 +105,7 @@ impl PointsAccount {
     pub fn heap_bytes(&self) -> usize {
         let lots = self.available.promo.len() + self.holds.values().map(|hold| hold.left.promo.len()).sum::<usize>();
         // Of a spend only a lot or two: counting them all would cost more than it is worth.
-        48 * lots + 160 * (self.holds.len() + self.payouts.len()) + 300 * self.spends.len()
+        48 * lots + 200 * (self.holds.len() + self.payouts.len()) + 340 * self.spends.len()
     }
 
     /// What a command records: nothing, when all is as asked already.
@@ -125,7 +129,7 @@ impl PointsAccount {
     fn due(&self, at: DateTime<Utc>) -> Vec<Event> {
         let mut events = Vec::new();
         let mut lots = self.available.due(at);
-        for (hold, Hold { left, expires_at }) in &self.holds {
+        for (hold, Hold { left, expires_at, reason: _ }) in &self.holds {
             if expires_at.is_some_and(|expires_at| expires_at <= at) {
                 lots.put(&left.due(at));
                 let (hold, returned, cause) = (*hold, left.clone(), ReleaseCause::Expired);
@@ -175,7 +179,8 @@ impl PointsAccount {
                 }
                 let taken = self.to_spend(policy.amount(*points)?)?;
                 let refundable_until = after(at, policy.refund_window_s)?;
-                Event::Spent { spend: *spend, taken, product: product.clone(), refundable_until }
+                let revenue = Some(product.clone());
+                Event::Spent { spend: *spend, taken, product: product.clone(), refundable_until, revenue }
             }
 
             Action::Hold { hold, points, lifetime_s, reason } => {
@@ -189,21 +194,23 @@ impl PointsAccount {
             }
 
             Action::Capture { hold, points } => {
-                let left = self.open_hold(*hold)?;
+                let Hold { left, reason, .. } = self.open_hold(*hold)?;
                 let asked = points.map_or(Ok(left.total()), |points| policy.amount(points))?;
                 let too_small = Refusal::HoldTooSmall { asked, left: left.total() };
-                Event::Captured { hold: *hold, taken: left.part_to_spend(asked).ok_or(too_small)? }
+                let taken = left.part_to_spend(asked).ok_or(too_small)?;
+                Event::Captured { hold: *hold, taken, revenue: Some(reason.clone()) }
             }
 
             Action::Release { hold } => {
-                let returned = self.open_hold(*hold)?.clone();
+                let returned = self.open_hold(*hold)?.left.clone();
                 let late = returned.due(at);
                 let released = Event::Released { hold: *hold, returned, cause: ReleaseCause::Requested };
                 return Ok(with_late(released, late));
             }
 
             Action::Refund { spend, points } => {
-                let Spend { left, refundable_until } = self.spends.get(spend).ok_or(Refusal::SpendNotFound(*spend))?;
+                let spent = self.spends.get(spend).ok_or(Refusal::SpendNotFound(*spend))?;
+                let Spend { left, refundable_until, revenue } = spent;
                 if *refundable_until <= at {
                     return Err(Refusal::SpendNotFound(*spend));
                 }
@@ -212,7 +219,8 @@ impl PointsAccount {
                 let returned = left.part_to_return(asked).ok_or(too_small)?;
                 self.has_room_for(asked)?;
                 let late = returned.due(at);
-                return Ok(with_late(Event::Refunded { spend: *spend, returned }, late));
+                let refunded = Event::Refunded { spend: *spend, returned, revenue: revenue.clone() };
+                return Ok(with_late(refunded, late));
             }
 
             Action::Expire => return Ok(Vec::new()),
@@ -253,14 +261,15 @@ impl PointsAccount {
                 return Ok(with_late(released, late));
             }
 
-            Action::Use { hold, points } => {
+            Action::Use { hold, points, product } => {
                 let reserved = self.reserve(*hold)?;
                 let too_small = Refusal::HoldTooSmall { asked: *points, left: reserved.total() };
                 let taken = reserved.part_to_spend(*points).ok_or(too_small)?;
                 let mut returned = reserved.clone();
                 returned.take(&taken);
                 let late = returned.due(at);
-                let captured = (!taken.is_empty()).then_some(Event::Captured { hold: *hold, taken });
+                let revenue = Some(product.clone());
+                let captured = (!taken.is_empty()).then_some(Event::Captured { hold: *hold, taken, revenue });
                 let rest = (!returned.is_empty())
                     .then(|| with_late(Event::Released { hold: *hold, returned, cause: ReleaseCause::Undone }, late));
                 return Ok(captured.into_iter().chain(rest.into_iter().flatten()).collect());
@@ -310,10 +319,10 @@ impl PointsAccount {
         Ok(())
     }
 
-    /// What is left of a hold that anybody with the right may capture or release.
-    fn open_hold(&self, hold: HoldId) -> Result<&Purse, Refusal> {
+    /// A hold that anybody with the right may capture or release.
+    fn open_hold(&self, hold: HoldId) -> Result<&Hold, Refusal> {
         let open = self.holds.get(&hold).filter(|hold| hold.expires_at.is_some());
-        open.map(|hold| &hold.left).ok_or(Refusal::HoldNotFound(hold))
+        open.ok_or(Refusal::HoldNotFound(hold))
     }
 
     /// What is left of a hold that only what it is for may end.
@@ -356,15 +365,17 @@ impl PointsAccount {
             }
             Event::Earned { credited, reason: _ } => self.available.put(credited),
             Event::Recharged { order: _, points } => self.available.put(&Purse::paid(*points)),
-            Event::Spent { spend, taken, product: _, refundable_until } => {
+            Event::Spent { spend, taken, product: _, refundable_until, revenue } => {
                 self.available.take(taken);
-                self.remember_spend(*spend, taken.clone(), *refundable_until);
+                let (left, refundable_until) = (taken.clone(), *refundable_until);
+                self.remember_spend(*spend, Spend { left, refundable_until, revenue: revenue.clone() });
             }
-            Event::Held { hold, taken, reason: _, expires_at } => {
+            Event::Held { hold, taken, reason, expires_at } => {
                 self.available.take(taken);
-                self.holds.insert(*hold, Hold { left: taken.clone(), expires_at: *expires_at });
+                let (left, reason) = (taken.clone(), reason.clone());
+                self.holds.insert(*hold, Hold { left, expires_at: *expires_at, reason });
             }
-            Event::Captured { hold, taken } => self.take_from_hold(*hold, taken),
+            Event::Captured { hold, taken, revenue: _ } => self.take_from_hold(*hold, taken),
             Event::TipPaid { tip, to: _, taken } => self.take_from_hold(HoldId(tip.0), taken),
             Event::TipReceived { tip: _, from: _, income, share: _ } => self.available.put(&Purse::income(*income)),
             Event::PayoutStarted { withdrawal, taken } => {
@@ -382,7 +393,7 @@ impl PointsAccount {
                 self.take_from_hold(*hold, returned);
                 self.available.put(returned);
             }
-            Event::Refunded { spend, returned } => {
+            Event::Refunded { spend, returned, revenue: _ } => {
                 self.available.put(returned);
                 if let Some(Spend { left, .. }) = self.spends.get_mut(spend) {
                     left.take(returned);
@@ -408,14 +419,14 @@ impl PointsAccount {
     }
 
     /// Bounded: the oldest is forgotten when there are too many.
-    fn remember_spend(&mut self, spend: SpendId, left: Purse, refundable_until: DateTime<Utc>) {
+    fn remember_spend(&mut self, spend: SpendId, spent: Spend) {
         if self.spends_by_age.len() >= REFUNDABLE_SPENDS_MAX
             && let Some((_, oldest)) = self.spends_by_age.pop_front()
         {
             self.spends.remove(&oldest);
         }
-        self.spends_by_age.push_back((refundable_until, spend));
-        self.spends.insert(spend, Spend { left, refundable_until });
+        self.spends_by_age.push_back((spent.refundable_until, spend));
+        self.spends.insert(spend, spent);
     }
 }
 

@@ -5,6 +5,7 @@
 //! checkpoint commit together.
 
 pub mod balances;
+pub mod ledger_check;
 pub mod ledger_entries;
 pub mod likes;
 pub mod tips;

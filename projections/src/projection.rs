@@ -70,8 +70,8 @@ macro_rules! projections {
 projections! {
     /// What users have.
     Balances / balances, 1, [promo_lots, balances];
-    /// Every posting.
-    LedgerEntries / ledger_entries, 1, [ledger_entries];
+    /// Every posting, what their sums are by time, and what is held.
+    LedgerEntries / ledger_entries, 2, [ledger_entries, ledger_sums, ledger_user_sums, ledger_holds];
     /// Who likes what, and how often each work is liked.
     Likes / likes, 1, [work_likes_by_hour, work_likes, likes];
     /// How far each tip is.

@@ -1,34 +1,18 @@
 //! What moved a user's points, newest first.
 
 use axum::{Json, extract::State, http::HeaderValue, response::IntoResponse};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use skyriff_domain::{LogPosition, Position, ShardId, UserId};
-use skyriff_edge::{Caller, Kind, Path, Problem, Query, Right, problem::ProblemBody};
+use skyriff_edge::{Caller, Path, Problem, Query, Right, problem::ProblemBody};
 use sqlx::{FromRow, PgPool};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use crate::{
     balance::{POSITION, present},
+    page::{self, Page, Place},
     replicas::{self, AtLeast, Fresh, Replicas},
 };
-
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MAX: i64 = 200;
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct Page {
-    /// How many entries.
-    #[param(minimum = 1, maximum = 200, default = 50)]
-    #[serde(default)]
-    limit: Option<i64>,
-    /// `next` of the page before.
-    #[serde(default)]
-    cursor: Option<String>,
-}
 
 /// A page of a user's ledger, newest business time first.
 #[derive(Serialize, ToSchema)]
@@ -63,27 +47,30 @@ struct LedgerEntry {
     recorded_at: DateTime<Utc>,
 }
 
-/// The last entry of a page. Opaque to clients: what is in it may change.
+/// Where an entry is in a user's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cursor {
+struct EntryPlace {
     occurred_at: DateTime<Utc>,
     position: i64,
     line: i16,
 }
 
-impl Cursor {
+impl EntryPlace {
     /// After every entry there can be.
-    const END: Self = Self { occurred_at: DateTime::<Utc>::MAX_UTC, position: i64::MAX, line: i16::MAX };
+    fn end() -> Self {
+        Self { occurred_at: page::latest(), position: i64::MAX, line: i16::MAX }
+    }
+}
 
-    fn encode(self) -> String {
+impl Place for EntryPlace {
+    fn text(&self) -> String {
         let Self { occurred_at, position, line } = self;
-        URL_SAFE_NO_PAD.encode(format!("{}.{position}.{line}", occurred_at.timestamp_micros()))
+        format!("{}.{position}.{line}", occurred_at.timestamp_micros())
     }
 
-    fn decode(text: &str) -> Option<Self> {
-        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    fn read(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
-        let occurred_at = DateTime::from_timestamp_micros(parts.next()?.parse().ok()?)?;
+        let occurred_at = page::time(parts.next()?)?;
         let (position, line) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         parts.next().is_none().then_some(Self { occurred_at, position, line })
     }
@@ -118,14 +105,8 @@ pub(crate) async fn ledger_entries(
     at_least: AtLeast,
 ) -> Result<impl IntoResponse, Problem> {
     caller.may(Right::ReadAccount, user)?;
-    let limit = page.limit.unwrap_or(LIMIT_DEFAULT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::new(&Kind::MALFORMED).detail(format!("limit is 1 to {LIMIT_MAX}")));
-    }
-    let after = match &page.cursor {
-        None => Cursor::END,
-        Some(text) => Cursor::decode(text).ok_or(Problem::new(&Kind::MALFORMED).detail("cursor is not one of ours"))?,
-    };
+    let (limit, after) = page.bounds_of::<EntryPlace>()?;
+    let after = after.unwrap_or(EntryPlace::end());
     let shard = replicas.shard_of(user);
     let fresh = replicas.read(shard, &at_least, &EntriesOf { shard, user, after, limit }).await?;
     let position = LogPosition { shard, position: fresh.position }.to_string();
@@ -136,7 +117,7 @@ pub(crate) async fn ledger_entries(
 struct EntriesOf {
     shard: ShardId,
     user: UserId,
-    after: Cursor,
+    after: EntryPlace,
     limit: i64,
 }
 
@@ -159,7 +140,7 @@ impl replicas::Query for EntriesOf {
          ORDER BY e.occurred_at DESC, e.position DESC, e.line DESC",
         )
         .bind(user.0)
-        .bind(after.occurred_at.min(latest()))
+        .bind(after.occurred_at)
         .bind(after.position)
         .bind(after.line)
         .bind(limit + 1)
@@ -171,13 +152,7 @@ impl replicas::Query for EntriesOf {
     }
 }
 
-/// Later than any business time, and still a timestamp to Postgres.
-fn latest() -> DateTime<Utc> {
-    DateTime::from_timestamp(253_402_300_799, 0).unwrap_or(DateTime::<Utc>::MAX_UTC)
-}
-
 fn body(shard: ShardId, rows: Vec<Row>, limit: i64, position: String) -> LedgerEntries {
-    let mut cursors = Vec::new();
     let mut entries = Vec::new();
     for row in rows {
         // A shard without entries of the user still has the row that tells its checkpoint.
@@ -186,27 +161,28 @@ fn body(shard: ShardId, rows: Vec<Row>, limit: i64, position: String) -> LedgerE
         else {
             continue;
         };
-        cursors.push(Cursor { occurred_at, position: at, line });
+        let place = EntryPlace { occurred_at, position: at, line };
         let position = LogPosition { shard, position: Position(at) }.to_string();
         let reference = row.reference;
-        entries.push(LedgerEntry { position, line, account, amount, event_type, reference, occurred_at, recorded_at });
+        let entry = LedgerEntry { position, line, account, amount, event_type, reference, occurred_at, recorded_at };
+        entries.push((place, entry));
     }
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let next = (entries.len() > limit).then(|| cursors.get(limit - 1).map(|cursor| cursor.encode())).flatten();
-    entries.truncate(limit);
-    LedgerEntries { entries, next, position }
+    let (entries, next) = page::cut(entries, limit, |(place, _)| *place);
+    LedgerEntries { entries: entries.into_iter().map(|(_, entry)| entry).collect(), next, position }
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
     use super::*;
 
     #[test]
     fn cursors_are_read_back_and_others_are_refused() {
-        let cursor = Cursor { occurred_at: DateTime::UNIX_EPOCH, position: 7, line: 2 };
-        assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor));
+        let cursor = EntryPlace { occurred_at: DateTime::UNIX_EPOCH, position: 7, line: 2 };
+        assert_eq!(EntryPlace::decode(&cursor.encode()), Some(cursor));
         for bad in ["", "x", "MC4x", &URL_SAFE_NO_PAD.encode("1.2.3.4"), &URL_SAFE_NO_PAD.encode("a.b.c")] {
-            assert_eq!(Cursor::decode(bad), None, "{bad}");
+            assert_eq!(EntryPlace::decode(bad), None, "{bad}");
         }
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! A query is a file per screen, its response and its SQL together; [`replicas`] decides which database answers, [`page`]
 //! cuts lists, and [`cached`] keeps what is too much work for each request. [`events`] streams the log itself, from the
-//! event store's replicas, and [`proofs`] shows that nobody edits it.
+//! event store's replicas; for auditors [`ledger`] has the books, and [`proofs`] shows that nobody edits the log.
 
 pub mod balance;
 pub mod events;
 pub mod hot_works;
+pub mod ledger;
 pub mod ledger_entries;
 pub mod liked_works;
 pub mod likes;
@@ -49,6 +50,21 @@ pub fn routes(replicas: Replicas) -> OpenApiRouter {
         .routes(routes!(works::of_user))
         .with_state(replicas.clone())
         .merge(OpenApiRouter::new().routes(routes!(hot_works::hot_works)).with_state(HotWorks::new(replicas)))
+}
+
+/// The books, for auditors.
+pub fn ledger_routes(replicas: Replicas) -> OpenApiRouter {
+    let statements = OpenApiRouter::new()
+        .routes(routes!(ledger::statement::statement))
+        .with_state(ledger::statement::Statements::new(replicas.clone()));
+    OpenApiRouter::new()
+        .routes(routes!(ledger::accounts::accounts))
+        .routes(routes!(ledger::balance::balance))
+        .routes(routes!(ledger::entries::entries))
+        .routes(routes!(ledger::holds::holds))
+        .routes(routes!(ledger::trial_balance::trial_balance))
+        .with_state(replicas)
+        .merge(statements)
 }
 
 /// The routes of withdrawals, whose destinations are shown masked.

@@ -162,6 +162,11 @@ impl Replicas {
         Self(Arc::new(Inner { shard_count, databases, by_shard, next: AtomicUsize::new(0), patience }))
     }
 
+    /// How many shards there are.
+    pub(crate) fn shard_count(&self) -> ShardCount {
+        self.0.shard_count
+    }
+
     /// The shard of a user's rows.
     pub(crate) fn shard_of(&self, user: UserId) -> ShardId {
         shard_of(user, self.0.shard_count)
@@ -193,6 +198,20 @@ impl Replicas {
         let asked: Vec<_> =
             self.0.databases.iter().map(|database| self.ask_for_part(database, at_least, query)).collect();
         stream::iter(asked).buffer_unordered(DATABASES_AT_ONCE).try_collect().await
+    }
+
+    /// Run such a query for one shard alone.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) async fn read_part<Q: QueryEverywhere>(
+        &self,
+        shard: ShardId,
+        at_least: &AtLeast,
+        query: &Q,
+    ) -> Result<FreshParts<Q::Rows>, Problem> {
+        let database = self.0.by_shard.get(&shard).ok_or_else(unavailable)?;
+        self.ask(database, &OfItsShards { query, shards: &[shard], at_least }).await
     }
 
     async fn ask_for_part<Q: QueryEverywhere>(
@@ -257,6 +276,11 @@ fn unavailable() -> Problem {
 pub struct AtLeast(Vec<LogPosition>);
 
 impl AtLeast {
+    /// No older than these.
+    pub(crate) fn these(positions: &BTreeMap<ShardId, Position>) -> Self {
+        Self(positions.iter().map(|(shard, position)| LogPosition { shard: *shard, position: *position }).collect())
+    }
+
     fn of(&self, shard: ShardId) -> Position {
         let of_shard = self.0.iter().filter(|place| place.shard == shard);
         of_shard.map(|place| place.position).max().unwrap_or_default()

@@ -46,7 +46,8 @@ use crate::outputs;
         (name = "workers", description = "For whoever makes them"),
         (name = "works", description = "What users show"),
         (name = "events", description = "What happened, for analysts"),
-        (name = "proofs", description = "That nobody edits the log, for auditors")
+        (name = "proofs", description = "That nobody edits the log, for auditors"),
+        (name = "ledger", description = "The books, for auditors")
     ),
     // Paths name them, bodies of commands do not: a process of only that role would leave them out.
     components(schemas(UserId, JobId, WithdrawalId)),
@@ -112,6 +113,7 @@ pub fn router(served: Served) -> Router {
             let videos = skyriff_read_side::video_routes(queries.clone(), vault.clone(), served.point_worth);
             routes = routes.merge(videos).merge(skyriff_read_side::withdrawal_routes(queries.clone(), vault));
         }
+        routes = routes.merge(skyriff_read_side::ledger_routes(queries.clone()));
         routes = routes.merge(skyriff_read_side::routes(queries));
     }
     if let Some(events) = served.events {

@@ -8,6 +8,7 @@ mod background;
 mod config;
 mod demo;
 mod dev;
+mod ledger_watch;
 mod master_key;
 mod migrate;
 mod outputs;

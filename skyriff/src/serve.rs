@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, Served},
     config::{DatabaseArguments, Databases, KafkaArguments, PolicyArguments, VideoQueueArguments},
+    ledger_watch::LedgerWatch,
     master_key::{self, MasterKeyArguments},
     outputs::{LinkArguments, Stored},
     payouts::{self, PayoutArguments},
@@ -211,6 +212,7 @@ pub struct Running {
     close: CancellationToken,
     commands: Option<CommandSide>,
     projector: Option<Followers>,
+    ledger_watch: Option<LedgerWatch>,
     relay: Option<Relay>,
     processes: Option<ProcessSide>,
     videos: Option<VideoQueueSide>,
@@ -257,6 +259,7 @@ impl Running {
             true => Some(projector(databases, streams).await?),
             false => None,
         };
+        let ledger_watch = roles.contains(&Role::Project).then(|| LedgerWatch::start(databases.to_project()));
         let relay = match roles.contains(&Role::Relay) {
             true => Some(relay(databases, &streams.kafka).await?),
             false => None,
@@ -351,6 +354,7 @@ impl Running {
             close,
             commands,
             projector,
+            ledger_watch,
             processes,
             relay,
             videos: video_side,
@@ -444,6 +448,9 @@ impl Running {
         }
         if let Some(side) = self.commands {
             side.stop().await;
+        }
+        if let Some(watch) = self.ledger_watch {
+            watch.stop().await;
         }
         if let Some(projector) = self.projector {
             projector.stop().await;

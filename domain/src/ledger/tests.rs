@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
-use crate::{OrderId, recharge_order};
+use crate::{JobId, OrderId, recharge_order};
 
 const USER: UserId = UserId(Uuid::from_u128(7));
 
@@ -32,6 +32,11 @@ fn every_event_moves_points_between_two_sides_of_the_books() {
             &[("platform:issuance:recharge", -50), ("user:available:paid", 50)],
         ),
         (
+            json!({ "spent": { "spend": id, "taken": mixed, "product": "video", "refundable_until": later, "revenue": "video" } }),
+            &[("user:available:promo", -5), ("user:available:income", -2), ("platform:revenue:video", 7)],
+        ),
+        // From before revenue was kept by product.
+        (
             json!({ "spent": { "spend": id, "taken": mixed, "product": "video", "refundable_until": later } }),
             &[("user:available:promo", -5), ("user:available:income", -2), ("platform:revenue", 7)],
         ),
@@ -45,6 +50,10 @@ fn every_event_moves_points_between_two_sides_of_the_books() {
             ],
         ),
         (
+            json!({ "captured": { "hold": id, "taken": mixed, "revenue": "text_to_video" } }),
+            &[("user:held:promo", -5), ("user:held:income", -2), ("platform:revenue:text_to_video", 7)],
+        ),
+        (
             json!({ "captured": { "hold": id, "taken": mixed } }),
             &[("user:held:promo", -5), ("user:held:income", -2), ("platform:revenue", 7)],
         ),
@@ -55,6 +64,10 @@ fn every_event_moves_points_between_two_sides_of_the_books() {
         (
             json!({ "released": { "hold": id, "returned": lots, "cause": "expired" } }),
             &[("user:held:promo", -5), ("user:available:promo", 5)],
+        ),
+        (
+            json!({ "refunded": { "spend": id, "returned": mixed, "revenue": "video" } }),
+            &[("platform:revenue:video", -7), ("user:available:promo", 5), ("user:available:income", 2)],
         ),
         (
             json!({ "refunded": { "spend": id, "returned": mixed } }),
@@ -93,6 +106,26 @@ fn every_event_moves_points_between_two_sides_of_the_books() {
             assert_eq!(account.user(), account.to_string().starts_with("user:").then_some(USER));
         }
     }
+}
+
+#[test]
+fn what_providers_want_is_owed_to_them_and_is_no_points() {
+    let cost = |micros: u64| json!({ "micros": micros, "currency": "usd" });
+    let failed =
+        |micros| json!({ "failed": { "attempt": 1, "reason": "broken", "retryable": false, "cost": cost(micros) } });
+    let posted = |stored: Value| {
+        let event = Event::VideoJob(serde_json::from_value(stored).unwrap());
+        postings(&StreamId::VideoJob(JobId(Uuid::nil())), &event)
+    };
+    let entry = posted(failed(250_000));
+    let told: Vec<_> = entry.iter().map(|posting| (posting.account.to_string(), posting.amount)).collect();
+    let expected = [("platform:provider_payable:usd", -250_000), ("platform:provider_cost:usd", 250_000)];
+    assert_eq!(told, expected.map(|(account, amount)| (account.to_owned(), amount)));
+    assert!(entry.iter().all(|posting| posting.account.unit().to_string() == "millionths of usd"));
+    assert_eq!(posted(failed(0)), []);
+    assert_eq!(posted(json!({ "cancelled": {} })), []);
+    // More than an account can hold is still the same on both sides.
+    assert_eq!(posted(failed(u64::MAX)).iter().map(|posting| i128::from(posting.amount)).sum::<i128>(), 0);
 }
 
 #[test]

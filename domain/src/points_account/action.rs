@@ -101,6 +101,8 @@ pub enum Action {
         hold: HoldId,
         /// How many.
         points: Points,
+        /// What was paid with them.
+        product: Label,
     },
     /// Hand the points that a tip has reserved over.
     PayTip {

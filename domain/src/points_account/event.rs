@@ -45,6 +45,9 @@ pub enum Event {
         product: Label,
         /// A refund is possible before this moment.
         refundable_until: DateTime<Utc>,
+        /// Whose revenue it is: the product's. Events from before revenue was kept by product do not have it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revenue: Option<Label>,
     },
     /// Points were set aside.
     Held {
@@ -64,6 +67,9 @@ pub enum Event {
         hold: HoldId,
         /// The part.
         taken: Purse,
+        /// Whose revenue it is: the product's. Events from before revenue was kept by product do not have it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revenue: Option<Label>,
     },
     /// What was left of a hold went back.
     Released {
@@ -80,6 +86,9 @@ pub enum Event {
         spend: SpendId,
         /// Into where.
         returned: Purse,
+        /// Whose revenue it was: as the spend has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revenue: Option<Label>,
     },
     /// Promo points reached their end.
     Expired {

@@ -105,7 +105,7 @@ fn undo(number: u128) -> Action {
     Action::Undo { hold: id(HoldId, number) }
 }
 fn use_up(number: u128, amount: i64) -> Action {
-    Action::Use { hold: id(HoldId, number), points: points(amount) }
+    Action::Use { hold: id(HoldId, number), points: points(amount), product: label("render") }
 }
 fn pay_tip(tip: u128) -> Action {
     Action::PayTip { tip: id(TipId, tip), to: id(UserId, 8) }
@@ -155,19 +155,20 @@ fn recharged(amount: i64) -> Event {
     Event::Recharged { order: id(OrderId, 1), points: points(amount) }
 }
 fn spent(spend: u128, taken: Purse, refundable_until: DateTime<Utc>) -> Event {
-    Event::Spent { spend: id(SpendId, spend), taken, product: label("video"), refundable_until }
+    let (product, revenue) = (label("video"), Some(label("video")));
+    Event::Spent { spend: id(SpendId, spend), taken, product, refundable_until, revenue }
 }
 fn held(hold: u128, taken: Purse, expires_at: DateTime<Utc>) -> Event {
     Event::Held { hold: id(HoldId, hold), taken, reason: label("render"), expires_at: Some(expires_at) }
 }
 fn captured(hold: u128, taken: Purse) -> Event {
-    Event::Captured { hold: id(HoldId, hold), taken }
+    Event::Captured { hold: id(HoldId, hold), taken, revenue: Some(label("render")) }
 }
 fn released(hold: u128, returned: Purse, cause: ReleaseCause) -> Event {
     Event::Released { hold: id(HoldId, hold), returned, cause }
 }
 fn refunded(spend: u128, returned: Purse) -> Event {
-    Event::Refunded { spend: id(SpendId, spend), returned }
+    Event::Refunded { spend: id(SpendId, spend), returned, revenue: Some(label("video")) }
 }
 fn expired<const LOTS: usize>(lots: [(i64, i64); LOTS]) -> Event {
     Event::Expired { lots: purse(lots, 0, 0) }
@@ -468,12 +469,12 @@ fn stored_events_keep_their_shape() {
 {"checked_in":{"day":"2026-01-01","days_in_a_row":7,"points":40,"expires_at":"2027-01-02T00:00:00Z"}}
 {"earned":{"credited":{"promo":{"2026-01-02T00:00:00Z":5,"2026-01-03T00:00:00Z":6},"paid":3,"income":2},"reason":"task"}}
 {"recharged":{"order":"00000000-0000-0000-0000-000000000001","points":50}}
-{"spent":{"spend":"00000000-0000-0000-0000-000000000002","taken":{"paid":3},"product":"video","refundable_until":"2026-01-31T12:00:00Z"}}
+{"spent":{"spend":"00000000-0000-0000-0000-000000000002","taken":{"paid":3},"product":"video","refundable_until":"2026-01-31T12:00:00Z","revenue":"video"}}
 {"held":{"hold":"00000000-0000-0000-0000-000000000003","taken":{"income":2},"reason":"render","expires_at":"2026-01-02T12:00:01Z"}}
-{"captured":{"hold":"00000000-0000-0000-0000-000000000003","taken":{"income":2}}}
+{"captured":{"hold":"00000000-0000-0000-0000-000000000003","taken":{"income":2},"revenue":"render"}}
 {"released":{"hold":"00000000-0000-0000-0000-000000000003","returned":{"income":2},"cause":"requested"}}
 {"released":{"hold":"00000000-0000-0000-0000-000000000003","returned":{"paid":3},"cause":"expired"}}
-{"refunded":{"spend":"00000000-0000-0000-0000-000000000002","returned":{"paid":3}}}
+{"refunded":{"spend":"00000000-0000-0000-0000-000000000002","returned":{"paid":3},"revenue":"video"}}
 {"expired":{"lots":{"promo":{"2026-01-02T00:00:00Z":5}}}}
 {"adjusted":{"direction":"credit","moved":{"paid":3},"reason":"goodwill"}}
 {"adjusted":{"direction":"debit","moved":{"income":2},"reason":"goodwill"}}
@@ -513,6 +514,29 @@ fn stored_events_keep_their_shape() {
     for (event, line) in events.iter().zip(stored.trim().lines()) {
         assert!(line.starts_with(&format!(r#"{{"{}":"#, event.event_type())) && event.event_version() == "1", "{line}");
     }
+}
+
+#[test]
+fn what_was_recorded_before_revenue_was_kept_by_product_stays_together() {
+    let read = |stored: &str| serde_json::from_str::<Event>(stored).unwrap();
+    let before = [
+        recharged(9),
+        read(
+            r#"{"spent":{"spend":"00000000-0000-0000-0000-000000000002","taken":{"paid":3},"product":"video","refundable_until":"2026-01-31T12:00:00Z"}}"#,
+        ),
+        held(3, paid(2), noon(1)),
+    ];
+    // A refund goes back to where the spend's revenue is, and what is captured now is the product's.
+    let back = r#"{"refunded":{"spend":"00000000-0000-0000-0000-000000000002","returned":{"paid":3}}}"#;
+    records(&before, noon(0), refund(2, None), &[read(back)]);
+    records(&before, noon(0), capture(3, None), &[captured(3, paid(2))]);
+    read(r#"{"captured":{"hold":"00000000-0000-0000-0000-000000000003","taken":{"paid":2}}}"#);
+    let stream = StreamId::PointsAccount(id(UserId, 1));
+    let booked = [before[1].clone(), read(back)].map(crate::Event::PointsAccount);
+    let revenue = booked.iter().flat_map(|event| postings(&stream, event));
+    let revenue: Vec<_> = revenue.filter(|posting| posting.account.user().is_none()).collect();
+    assert!(revenue.iter().all(|posting| posting.account == Account::Revenue(None)));
+    assert_eq!(revenue.iter().map(|posting| posting.amount).sum::<i64>(), 0);
 }
 
 #[test]
@@ -702,10 +726,10 @@ proptest! {
         for event in &recorded {
             let (of, sign, moved) = match event {
                 Event::Held { hold, taken, .. } => (("hold", hold.0), 1, taken),
-                Event::Captured { hold, taken } => (("hold", hold.0), -1, taken),
+                Event::Captured { hold, taken, .. } => (("hold", hold.0), -1, taken),
                 Event::Released { hold, returned, .. } => (("hold", hold.0), -1, returned),
                 Event::Spent { spend, taken, .. } => (("spend", spend.0), 1, taken),
-                Event::Refunded { spend, returned } => (("spend", spend.0), -1, returned),
+                Event::Refunded { spend, returned, .. } => (("spend", spend.0), -1, returned),
                 Event::TipPaid { tip, taken, .. } => (("hold", tip.0), -1, taken),
                 Event::PayoutStarted { withdrawal, taken } => {
                     let payout = left.entry(("payout", withdrawal.0)).or_default();

@@ -130,7 +130,9 @@ impl Step {
             Some(Status::Succeeded) => {
                 on_slots(decision, user, slots::Command::Free { job }, policy)?;
                 let points = used.unwrap_or_default();
-                decision.on_account(user, points_account::Action::Use { hold, points })
+                let product = decision.video_job(job).order().map(|order| Label::of(order.kind.as_str()));
+                let product = product.ok_or(super::Refusal::NotSubmitted)?;
+                decision.on_account(user, points_account::Action::Use { hold, points, product })
             }
             Some(Status::Failed | Status::Cancelled | Status::Expired) => {
                 on_slots(decision, user, slots::Command::Free { job }, policy)?;

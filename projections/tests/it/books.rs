@@ -55,8 +55,9 @@ pub(crate) async fn checkpoints(
     projection: Projection,
 ) -> BTreeMap<ShardId, (i64, Option<String>)> {
     let rows: Vec<(i16, i64, Option<String>)> =
-        sqlx::query_as("SELECT shard, position, stopped FROM checkpoints WHERE projection = $1 AND version = 1")
+        sqlx::query_as("SELECT shard, position, stopped FROM checkpoints WHERE projection = $1 AND version = $2")
             .bind(projection.name())
+            .bind(projection.version())
             .fetch_all(reads)
             .await
             .unwrap();
@@ -116,6 +117,44 @@ pub(crate) async fn lots(reads: &mut PgConnection, user: UserId) -> Vec<(DateTim
         .unwrap()
 }
 
+/// What is kept of the entries beside them is what they sum to, row by row; and no hold is open that no account has.
+pub(crate) async fn assert_sums_are_of_the_entries(reads: &mut PgConnection) {
+    let wrong = |kept: &str, computed: &str| {
+        format!("SELECT t::text FROM (({kept} EXCEPT ALL {computed}) UNION ALL ({computed} EXCEPT ALL {kept})) t")
+    };
+    let day = |time: &str| format!("({time} AT TIME ZONE 'UTC')::date");
+    let month = |time: &str| format!("date_trunc('month', {time} AT TIME ZONE 'UTC')::date");
+    for (grain, occurred, recorded) in [
+        ("mm", month("occurred_at"), month("recorded_at")),
+        ("md", month("occurred_at"), day("recorded_at")),
+        ("dm", day("occurred_at"), month("recorded_at")),
+        ("dd", day("occurred_at"), day("recorded_at")),
+    ] {
+        let kept = format!(
+            "SELECT account, shard, occurred_on, recorded_on, amount, entries FROM ledger_sums WHERE grain = '{grain}'"
+        );
+        let computed = format!(
+            "SELECT account, shard, {occurred}, {recorded}, sum(amount)::bigint, count(*) FROM ledger_entries GROUP BY 1, 2, 3, 4"
+        );
+        let wrong: Vec<String> = sqlx::query_scalar(&wrong(&kept, &computed)).fetch_all(&mut *reads).await.unwrap();
+        assert_eq!(wrong, Vec::<String>::new(), "{grain}");
+    }
+    let kept = "SELECT user_id, account, occurred_on, recorded_on, shard, amount, entries FROM ledger_user_sums";
+    let computed = format!(
+        "SELECT user_id, account, {}, {}, shard, sum(amount)::bigint, count(*) FROM ledger_entries
+         WHERE user_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5",
+        month("occurred_at"),
+        month("recorded_at")
+    );
+    let users: Vec<String> = sqlx::query_scalar(&wrong(kept, &computed)).fetch_all(&mut *reads).await.unwrap();
+    assert_eq!(users, Vec::<String>::new());
+    let kept = "SELECT user_id, sum(remaining)::bigint FROM ledger_holds WHERE remaining > 0 GROUP BY 1";
+    let computed = "SELECT user_id, sum(amount)::bigint FROM ledger_entries WHERE account LIKE 'user:held:%' GROUP BY 1
+                    HAVING sum(amount) <> 0";
+    let held: Vec<String> = sqlx::query_scalar(&wrong(kept, computed)).fetch_all(&mut *reads).await.unwrap();
+    assert_eq!(held, Vec::<String>::new());
+}
+
 /// The read models of these users are the fold of the log, and the books sum to zero.
 pub(crate) async fn assert_equal_to_the_fold(log: &Log, reads: &mut PgConnection) {
     let sums: Vec<(i16, i64, i64)> = sqlx::query_as(
@@ -125,6 +164,7 @@ pub(crate) async fn assert_equal_to_the_fold(log: &Log, reads: &mut PgConnection
     .await
     .unwrap();
     assert_eq!(sums, [], "every entry sums to zero");
+    assert_sums_are_of_the_entries(reads).await;
     let booked: Vec<(Uuid, String, i64)> = sqlx::query_as(
         "SELECT user_id, account, sum(amount)::bigint FROM ledger_entries WHERE user_id IS NOT NULL GROUP BY 1, 2",
     )

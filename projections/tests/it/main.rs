@@ -7,6 +7,7 @@ mod log;
 
 mod anew;
 mod exactly_once;
+mod ledger;
 mod likes;
 mod months;
 mod placement;

@@ -86,7 +86,7 @@ async fn every_event_moves_its_points_in_balances_lots_and_the_ledger() {
                 vec![
                     ("user:available:promo", -10, spend_name.clone()),
                     ("user:available:paid", -2, spend_name.clone()),
-                    ("platform:revenue", 12, spend_name.clone()),
+                    ("platform:revenue:video", 12, spend_name.clone()),
                 ],
             )],
         ),
@@ -97,7 +97,7 @@ async fn every_event_moves_its_points_in_balances_lots_and_the_ledger() {
             vec![(
                 "refunded",
                 vec![
-                    ("platform:revenue", -5, spend_name.clone()),
+                    ("platform:revenue:video", -5, spend_name.clone()),
                     ("user:available:promo", 3, spend_name.clone()),
                     ("user:available:paid", 2, spend_name),
                 ],
@@ -125,7 +125,7 @@ async fn every_event_moves_its_points_in_balances_lots_and_the_ledger() {
             [0, 0, 13, 1, 30, 7],
             vec![(
                 "captured",
-                vec![("user:held:promo", -2, hold_name.clone()), ("platform:revenue", 2, hold_name.clone())],
+                vec![("user:held:promo", -2, hold_name.clone()), ("platform:revenue:video", 2, hold_name.clone())],
             )],
         ),
         (

@@ -37,6 +37,8 @@ pub(crate) struct Answer {
     status: u16,
     headers: HeaderMap,
     pub(crate) body: Value,
+    /// The same as it came, also when it is no JSON.
+    pub(crate) text: String,
 }
 
 impl Answer {
@@ -84,8 +86,16 @@ impl Api {
         let response = self.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap();
+        let text = String::from_utf8_lossy(&body).into_owned();
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+        Answer { status: parts.status.as_u16(), headers: parts.headers, body, text }
+    }
+
+    /// Whether an answer that began well breaks off.
+    pub(crate) async fn is_cut_off(&self, request: axum::http::request::Builder) -> bool {
+        let response = self.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        to_bytes(response.into_body(), usize::MAX).await.is_err()
     }
 
     /// As the user itself.

@@ -8,6 +8,7 @@ mod rows;
 mod balance;
 mod freshness;
 mod hot_works;
+mod ledger;
 mod ledger_entries;
 mod likes;
 mod tips;

@@ -15,7 +15,7 @@ pub fn draw(figures: &[Figure], folder: &Path, name: &str) -> Result<(), Box<dyn
         over_connections(figures, &area)?;
         area.present()?;
     }
-    if figures.iter().any(|figure| figure.events.is_some()) {
+    if figures.iter().any(|figure| figure.title.starts_with("history")) {
         let file = folder.join("history.svg");
         let area = SVGBackend::new(&file, (900, 760)).into_drawing_area();
         area.fill(&WHITE)?;

@@ -12,6 +12,7 @@ mod fill;
 mod history;
 mod jobs;
 mod keys;
+mod ledger;
 mod likes;
 mod nodes;
 mod ratios;
@@ -43,9 +44,10 @@ const ACCOUNTS: u32 = 20_000;
 const EVENTS: &str = "bench_events";
 const STOCK: &str = "bench_stock";
 
-/// The parts of a run, as BENCH names them; all but the last, which takes long, unless it names some.
-const PARTS: [&str; 10] =
-    ["commands", "bulk", "keys", "nodes", "standby", "likes", "jobs", "replay", "rebuild", "history"];
+/// The parts of a run, as BENCH names them; all but the last two, which take long, unless it names some.
+const PARTS: [&str; 11] =
+    ["commands", "bulk", "keys", "nodes", "standby", "likes", "jobs", "replay", "rebuild", "ledger", "history"];
+const LONG: [&str; 2] = ["ledger", "history"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -57,7 +59,7 @@ async fn main() -> Result<()> {
     let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
     let chosen = std::env::var("BENCH").unwrap_or_default();
     let parts: Vec<_> = match chosen.as_str() {
-        "" => PARTS.into_iter().filter(|part| *part != "history").collect(),
+        "" => PARTS.into_iter().filter(|part| !LONG.contains(part)).collect(),
         chosen => chosen.split(',').map(str::trim).collect(),
     };
     if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(part)) {
@@ -99,6 +101,7 @@ async fn measure_part(part: &str, server: &Server, folder: &Path, each: Duration
         "jobs" => jobs::run(server, report).await,
         "replay" => replay::run(server, folder, report).await,
         "rebuild" => rebuild::run(server, each, report).await,
+        "ledger" => ledger::run(server, report).await,
         "history" => history::run(server, each, report).await,
         _ => single::run(server, each, report).await,
     }

@@ -79,6 +79,8 @@ impl Target {
 pub struct Served {
     pub url: String,
     pub token: String,
+    /// Of somebody who reads the books.
+    pub auditor: String,
     child: Child,
 }
 
@@ -122,9 +124,10 @@ impl Served {
         let stdout = child.stdout.take().context("its output is piped")?;
         let line = BufReader::new(stdout).lines().next_line().await?.context("the server said nothing")?;
         let url = line.split_whitespace().last().context("the server said where it listens")?.to_owned();
-        let caller = Caller { role: Role::Service, id: Uuid::nil() };
-        let token = Tokens::new(SECRET.as_bytes())?.mint(&caller, Utc::now(), TimeDelta::hours(2))?;
-        Ok(Self { url, token, child })
+        let tokens = Tokens::new(SECRET.as_bytes())?;
+        let mint = |role| tokens.mint(&Caller { role, id: Uuid::nil() }, Utc::now(), TimeDelta::hours(2));
+        let (token, auditor) = (mint(Role::Service)?, mint(Role::Auditor)?);
+        Ok(Self { url, token, auditor, child })
     }
 
     pub async fn stop(mut self) -> Result<()> {

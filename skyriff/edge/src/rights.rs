@@ -47,6 +47,8 @@ pub enum Right {
     ReadEvents,
     /// Read what is sealed of the log, and proofs with whole events.
     ReadProofs,
+    /// Read the books of everybody.
+    ReadLedger,
     /// Say that something happened in the past.
     Backdate,
 }
@@ -90,6 +92,7 @@ impl Right {
             Self::ReadVideoCosts => [None, None,  All,     None,    None,   All,    None],
             Self::ReadEvents    => [None, None,   None,    None,    None,   All,    None],
             Self::ReadProofs    => [None, None,   None,    None,    All,    None,   None],
+            Self::ReadLedger    => [None, None,   None,    None,    All,    None,   None],
             Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
         };
         match role {

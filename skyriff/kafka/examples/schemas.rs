@@ -1,4 +1,4 @@
-//! Write the schemas of the events, and the AsyncAPI document, below a folder: `make schemas`. Refuses to change what was
+//! Write the schemas of the events, the AsyncAPI document and the chart of accounts below a folder: `make schemas`. Refuses to change what was
 //! published in a way that would break a reader.
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
@@ -21,6 +21,7 @@ fn main() -> Result<ExitCode> {
         fs::create_dir_all(path.parent().context("no folder")?)?;
         fs::write(&path, schema::text(&schema))?;
     }
+    fs::write(folder.join("ledger.md"), skyriff_domain::ledger::chart::document())?;
     for broken in &broken {
         eprintln!("not written, because readers rely on it: {broken}");
     }

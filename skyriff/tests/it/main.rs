@@ -11,6 +11,7 @@ mod events;
 #[allow(dead_code, reason = "the write side's tests use all of it")]
 mod hostile_provider;
 mod kafka;
+mod ledger;
 mod nodes;
 mod payouts;
 mod play;

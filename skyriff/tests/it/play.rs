@@ -135,6 +135,8 @@ async fn a_real_trace_comes_to_the_same_in_bulk() {
     assert_eq!(counts.get("recorded: tip").copied().unwrap_or_default(), books.tips);
     assert_eq!((counts["unexpected"], counts["accepted with nothing to record"]), (0, 0));
     books.agree_with(&folder.audit().await);
+    let auditor = dev.api.as_caller(&folder.token("auditor", Uuid::from_u128(1)).await);
+    crate::ledger::is_what_the_trace_says(&books, &auditor).await;
     dev.interrupt().await.well();
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 pub use self::{
     api::{Answer, Api},
-    books::{Books, TRACE},
+    books::{Books, Move, TRACE},
     folder::{Dev, Folder},
     process::{Ended, Process, skyriff},
 };

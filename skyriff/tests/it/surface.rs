@@ -61,6 +61,12 @@ async fn the_surface_is_described_measured_and_says_what_is_wrong() {
         "post /v1/users/{user}/withdrawals/{withdrawal}/reject",
         "post /v1/users/{user}/withdrawals/{withdrawal}/resolve",
         "get /v1/events",
+        "get /v1/ledger/accounts",
+        "get /v1/ledger/balance",
+        "get /v1/ledger/entries",
+        "get /v1/ledger/holds",
+        "get /v1/ledger/statement",
+        "get /v1/ledger/trial-balance",
     ] {
         assert!(described.contains(route), "{route} is not in {described:?}");
     }
@@ -109,6 +115,7 @@ async fn the_surface_is_described_measured_and_says_what_is_wrong() {
         "skyriff_executor_queue_limit{executor=\"skyriff_events-0\"} 4096",
         "skyriff_follower_lag_events{follower=\"balances\",shard=\"15\"} ",
         "skyriff_follower_lag_seconds{follower=\"ledger_entries\",shard=\"0\"} ",
+        "skyriff_ledger_wrong{shard=\"0\"} 0",
         "skyriff_queries_total{from=\"replica\"} ",
     ] {
         assert!(metrics.contains(metric), "{metric} is not in\n{metrics}");

@@ -284,7 +284,7 @@ async fn a_server_killed_between_any_two_steps_ends_every_job_once() {
     assert_eq!(report["by_type"]["video_job.succeeded"], succeeded);
     assert_eq!(report["by_type"]["video_job.submitted"], ORDERS);
     assert_eq!(report["ledger"]["user:held:income"].as_i64().unwrap_or(0), 0);
-    assert_eq!(report["ledger"]["platform:revenue"], 2 * succeeded);
+    assert_eq!(report["ledger"]["platform:revenue:text_to_speech"], 2 * succeeded);
     process.signal(rustix::process::Signal::INT);
     process.end().await.well();
 }

@@ -36,7 +36,12 @@ pub struct Books {
     expirations: u64,
     expired: i64,
     given: i64,
+    /// By user: what moved on which account, and when.
+    moves: BTreeMap<String, Vec<Move>>,
 }
+
+/// When, on which account, how many points.
+pub type Move = (DateTime<Utc>, &'static str, i64);
 
 #[derive(Default)]
 struct Account {
@@ -86,7 +91,9 @@ impl Books {
         let account = self.accounts.entry(text("user")).or_default();
         if kind == "recharge" {
             self.recharges += 1;
-            account.paid += action["points"].as_i64().unwrap();
+            let points = action["points"].as_i64().unwrap();
+            account.paid += points;
+            self.book(&text("user"), at, "user:available:paid", points);
             return;
         }
         self.check_ins += 1;
@@ -99,6 +106,18 @@ impl Books {
         self.given += points;
         let end = (day + Days::new(366)).and_time(NaiveTime::MIN).and_utc();
         *account.lots.entry(end).or_default() += points;
+        self.book(&text("user"), at, "user:available:promo", points);
+    }
+
+    fn book(&mut self, user: &str, at: DateTime<Utc>, account: &'static str, points: i64) {
+        if points != 0 {
+            self.moves.entry(user.to_owned()).or_default().push((at, account, points));
+        }
+    }
+
+    /// What moved on a user's accounts.
+    pub fn moves(&self, user: &str) -> &[Move] {
+        self.moves.get(user).map_or(&[], Vec::as_slice)
     }
 
     /// What has ended by now goes first, whatever a command is about.
@@ -108,7 +127,9 @@ impl Books {
         let (ended, good): (BTreeMap<_, _>, _) = lots.into_iter().partition(|(end, _)| *end <= at);
         account.lots = good;
         self.expirations += u64::from(!ended.is_empty());
-        self.expired += ended.values().sum::<i64>();
+        let points = ended.values().sum::<i64>();
+        self.expired += points;
+        self.book(user, at, "user:available:promo", -points);
     }
 
     /// Bought points go first, then income; three tenths of it, in whole points, are the platform's.
@@ -128,6 +149,15 @@ impl Books {
         let share = points * 3 / 10;
         self.accounts.get_mut(to).unwrap().income += points - share;
         self.tip_share += share;
+        for (available, held, part) in [
+            ("user:available:paid", "user:held:paid", of_paid),
+            ("user:available:income", "user:held:income", points - of_paid),
+        ] {
+            self.book(from, at, available, -part);
+            self.book(from, at, held, part);
+            self.book(from, at, held, -part);
+        }
+        self.book(to, at, "user:available:income", points - share);
     }
 
     /// Promo points that no command of theirs has expired, paid ones, and income.

@@ -1,0 +1,163 @@
+//! A balance by sums is the fold of all entries, whatever the times.
+
+use std::collections::BTreeMap;
+
+use skyriff_domain::{ShardCount, shard_of};
+use skyriff_edge::Role;
+use sqlx::Executor;
+use uuid::Uuid;
+
+use super::books::{Books, Dice, Time, as_of, connect, text};
+
+fn sum<'a>(entries: impl Iterator<Item = &'a super::books::Entry>) -> (i64, i64) {
+    entries.fold((0, 0), |(amount, count), entry| (amount + entry.amount, count + 1))
+}
+
+#[tokio::test]
+async fn a_balance_as_of_any_two_times_is_the_fold_of_the_entries() {
+    let books = Books::of(700).await;
+    let mut dice = Dice(99);
+    let accounts: Vec<_> = books.entries.iter().map(|entry| entry.account.clone()).collect();
+    let mut seen = 0;
+    for _ in 0..250 {
+        let (at, known_at) = (books.moment(&mut dice), books.moment(&mut dice));
+        let account = dice.one(&accounts);
+        let user = (account.starts_with("user:") && dice.below(2) == 0).then(|| *dice.one(&books.users));
+        let shard = user.is_none().then(|| dice.below(32)).filter(|shard| *shard < 16);
+        let mut path = format!("balance?account={account}{}", as_of(at, known_at));
+        path.extend(user.map(|user| format!("&user={user}")));
+        path.extend(shard.map(|shard| format!("&shard={shard}")));
+        let expected = sum(books.entries.iter().filter(|entry| {
+            entry.account == *account
+                && entry.is_in(at, known_at)
+                && user.is_none_or(|user| entry.user == Some(user))
+                && shard.is_none_or(|shard| u64::from(entry.shard) == shard)
+        }));
+        let found = books.found(&path).await;
+        assert_eq!(
+            (found["amount"].as_i64(), found["entries"].as_i64()),
+            (Some(expected.0), Some(expected.1)),
+            "{path}"
+        );
+        let shards = if user.is_some() || shard.is_some() { 1 } else { 16 };
+        assert_eq!(found["positions"].as_array().unwrap().len(), shards);
+        seen += i64::from(expected.1 > 0);
+    }
+    assert!(seen > 100, "{seen}");
+}
+
+#[tokio::test]
+async fn a_trial_balance_has_every_account_and_is_always_zero() {
+    let books = Books::of(300).await;
+    let mut dice = Dice(3);
+    for _ in 0..40 {
+        let (at, known_at) = (books.moment(&mut dice), books.moment(&mut dice));
+        let shard = Some(dice.below(48)).filter(|shard| *shard < 16);
+        let mut path = format!("trial-balance?{}", as_of(at, known_at));
+        path.extend(shard.map(|shard| format!("&shard={shard}")));
+        let found = books.found(&path).await;
+        let mut expected = BTreeMap::<&str, (i64, i64)>::new();
+        for entry in &books.entries {
+            if entry.is_in(at, known_at) && shard.is_none_or(|shard| u64::from(entry.shard) == shard) {
+                let (amount, count) = expected.entry(&entry.account).or_default();
+                *amount += entry.amount;
+                *count += 1;
+            }
+        }
+        let accounts = found["accounts"].as_array().unwrap().iter();
+        let accounts = accounts.map(|line| {
+            (line["account"].as_str().unwrap(), (line["amount"].as_i64().unwrap(), line["entries"].as_i64().unwrap()))
+        });
+        assert_eq!(accounts.collect::<BTreeMap<_, _>>(), expected, "{path}");
+        assert_eq!((&found["balanced"], &found["accounts_left_out"]), (&true.into(), &0.into()));
+        assert!(found["sums"].as_array().unwrap().iter().all(|sum| sum["sum"] == 0), "{found}");
+        assert_eq!(found["shards"].as_array().unwrap().len(), if shard.is_some() { 1 } else { 16 });
+    }
+    let units: Vec<_> = books.found("trial-balance").await["sums"].as_array().unwrap().clone();
+    assert_eq!((units[0]["unit"].as_str(), units[1]["unit"].as_str()), (Some("millionths of usd"), Some("points")));
+}
+
+#[tokio::test]
+async fn books_that_are_damaged_say_so() {
+    let books = Books::of(60).await;
+    let mut rows = connect(&books.databases[0]).await;
+    rows.execute("UPDATE ledger_sums SET amount = amount + 1 WHERE ctid = (SELECT min(ctid) FROM ledger_sums WHERE grain = 'mm')")
+        .await
+        .unwrap();
+    let found = books.found("trial-balance").await;
+    assert_eq!(found["balanced"], false);
+    let wrong = found["shards"].as_array().unwrap().iter().flat_map(|shard| shard["sums"].as_array().unwrap());
+    assert_eq!(wrong.filter(|sum| sum["sum"] != 0).count(), 1, "{found}");
+}
+
+#[tokio::test]
+async fn only_auditors_read_the_books_and_only_those_that_have_sums() {
+    let books = Books::of(20).await;
+    let paths = [
+        "accounts",
+        "balance?account=platform:transit",
+        "entries",
+        "trial-balance",
+        "holds",
+        "statement?account=platform:transit",
+    ];
+    for role in [Role::User, Role::Service, Role::Operator, Role::Reviewer, Role::Analyst, Role::Worker, Role::Auditor]
+    {
+        for path in paths {
+            let path = format!("/v1/ledger/{path}");
+            let answer = books.api.send(books.api.request(role, Uuid::nil(), &path)).await;
+            let expected = if role == Role::Auditor { (200, "") } else { (403, "forbidden") };
+            assert_eq!(answer.kind(), expected, "{path}");
+        }
+    }
+    let mut rows = connect(&books.databases[0]).await;
+    rows.execute("UPDATE checkpoints SET version = 1").await.unwrap();
+    for path in &paths[1..] {
+        assert_eq!(books.get(path).await.kind(), (503, "reads-unavailable"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused() {
+    let books = Books::of(20).await;
+    let user = books.users[0];
+    let other = (0..16).find(|shard| *shard != shard_of(user, ShardCount::default()).0).unwrap();
+    for path in [
+        "balance".to_owned(),
+        "balance?account=platform:nothing".to_owned(),
+        "balance?account=%00".to_owned(),
+        format!("balance?account=platform:transit&user={user}"),
+        format!("balance?account=user:available:promo&user={user}&shard={other}"),
+        "balance?account=platform:transit&shard=16".to_owned(),
+        "balance?account=platform:transit&at=+262142-01-01T00:00:00Z".to_owned(),
+        "balance?account=platform:transit&at=-0044-03-15T00:00:00Z".to_owned(),
+        "balance?account=platform:transit&at=yesterday".to_owned(),
+        "balance?account=platform:transit&x=1".to_owned(),
+        "trial-balance?shard=-1".to_owned(),
+        "entries?event=3".to_owned(),
+        "entries?event=16:1".to_owned(),
+        "entries?event=3:1&account=platform:transit".to_owned(),
+        "entries?limit=201".to_owned(),
+        "entries?cursor=x".to_owned(),
+        "entries?time=sometime".to_owned(),
+        "holds?limit=0".to_owned(),
+        "statement".to_owned(),
+        "statement?account=platform:transit&from=2026-01-02T00:00:00Z&to=2026-01-02T00:00:00Z".to_owned(),
+        "statement?account=platform:transit&format=pdf".to_owned(),
+    ] {
+        assert_eq!(books.get(&path).await.kind(), (400, "malformed-request"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_as_fresh_as_it_is_asked_to_be_and_says_how_fresh_it_is() {
+    let books = Books::of(20).await;
+    let request = || books.api.request(Role::Auditor, Uuid::nil(), "/v1/ledger/trial-balance");
+    let fresh = books.api.send(request().header("skyriff-at-least", "3:1000000,4:999999")).await;
+    assert_eq!(fresh.kind(), (200, ""));
+    assert!(fresh.header("skyriff-position").unwrap().contains("3:1000000"));
+    assert_eq!(fresh.body["positions"].as_array().unwrap().len(), 16);
+    let moment: Time = "2026-03-04T05:06:07.000008Z".parse().unwrap();
+    let told = books.found(&format!("balance?account=platform:expiry&at={}", text(moment))).await;
+    assert_eq!(told["at"], text(moment));
+}
