@@ -10,6 +10,7 @@ pub mod hot_works;
 pub mod ledger_entries;
 pub mod liked_works;
 pub mod likes;
+pub mod story;
 pub mod tips;
 pub mod video_costs;
 pub mod video_jobs;
@@ -31,6 +32,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use events::EventLogs;
 use hot_works::HotWorks;
 pub use replicas::{ReadDatabase, Replicas};
+pub use story::Stories;
 
 /// Every query's route.
 pub fn routes(replicas: Replicas) -> OpenApiRouter {
@@ -74,4 +76,9 @@ pub fn video_routes(replicas: Replicas, vault: Vault, point_worth: BTreeMap<Labe
 /// The streams of events.
 pub fn event_routes(logs: EventLogs) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(events::events)).with_state(logs)
+}
+
+/// The stories of entries of the books.
+pub fn story_routes(stories: Stories) -> OpenApiRouter {
+    OpenApiRouter::new().routes(routes!(story::story)).with_state(stories)
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, Router, http::StatusCode, routing::get};
+use axum::{Extension, Json, Router, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
 use skyriff_domain::{JobId, Label, UserId, WithdrawalId};
 use skyriff_edge::{
     Tokens,
-    request::{self, Limits},
+    request::{self, BehindProxy, Limits},
 };
-use skyriff_read_side::{EventLogs, Replicas};
+use skyriff_read_side::{EventLogs, Replicas, Stories};
 use skyriff_storage::Links;
 use skyriff_vault::Vault;
 use skyriff_write_side::{
@@ -45,6 +45,7 @@ use crate::outputs;
         (name = "videos", description = "Videos and speech that are ordered, made and paid for"),
         (name = "workers", description = "For whoever makes them"),
         (name = "works", description = "What users show"),
+        (name = "ledger", description = "The books, for auditors"),
         (name = "events", description = "What happened, for analysts")
     ),
     // Paths name them, bodies of commands do not: a process of only that role would leave them out.
@@ -81,8 +82,11 @@ pub struct Served {
     /// What payout providers say by themselves.
     pub payout_callbacks: Option<PayoutCallbacks>,
     pub events: Option<EventLogs>,
+    pub stories: Option<Stories>,
     pub tokens: Tokens,
     pub limits: Limits,
+    /// Whether every request comes through a proxy of ours.
+    pub behind_proxy: bool,
     pub metrics: PrometheusHandle,
     /// Asked by the readiness check.
     pub event_store: Vec<PgPool>,
@@ -114,6 +118,9 @@ pub fn router(served: Served) -> Router {
     if let Some(events) = served.events {
         routes = routes.merge(skyriff_read_side::event_routes(events));
     }
+    if let Some(stories) = served.stories {
+        routes = routes.merge(skyriff_read_side::story_routes(stories));
+    }
     let (routes, mut openapi) = routes.split_for_parts();
     openapi.paths.paths.iter_mut().for_each(|(path, item)| describe_edge(path, item));
     let (metrics, event_store) = (served.metrics, served.event_store);
@@ -122,7 +129,8 @@ pub fn router(served: Served) -> Router {
         .route("/health/live", get(async || Json("alive")))
         .route("/health/ready", get(async move || ready(&event_store).await))
         .route("/metrics", get(async move || metrics.render()));
-    request::around(routes, served.tokens, served.limits)
+    let routes = request::around(routes, served.tokens, served.limits);
+    if served.behind_proxy { routes.layer(Extension(BehindProxy)) } else { routes }
 }
 
 /// What the edge and the extractors may answer to any request, where a route does not describe it itself.

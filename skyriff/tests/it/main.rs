@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
 #![expect(unreachable_pub, reason = "a binary exports nothing")]
 
+mod audit;
 mod crashes;
 mod dev;
 mod events;
@@ -16,6 +17,7 @@ mod payouts;
 mod play;
 mod rebuild;
 mod replay;
+mod story;
 mod support;
 mod surface;
 mod videos;
