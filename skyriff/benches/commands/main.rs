@@ -22,6 +22,7 @@ mod servers;
 mod single;
 mod standby;
 mod store;
+mod verify;
 mod wrk;
 
 use std::{
@@ -44,8 +45,8 @@ const EVENTS: &str = "bench_events";
 const STOCK: &str = "bench_stock";
 
 /// The parts of a run, as BENCH names them; all but the last, which takes long, unless it names some.
-const PARTS: [&str; 10] =
-    ["commands", "bulk", "keys", "nodes", "standby", "likes", "jobs", "replay", "rebuild", "history"];
+const PARTS: [&str; 11] =
+    ["commands", "bulk", "keys", "nodes", "standby", "likes", "jobs", "replay", "verify", "rebuild", "history"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -98,6 +99,7 @@ async fn measure_part(part: &str, server: &Server, folder: &Path, each: Duration
         "likes" => likes::run(server, each, report).await,
         "jobs" => jobs::run(server, report).await,
         "replay" => replay::run(server, folder, report).await,
+        "verify" => verify::run(server, folder, report).await,
         "rebuild" => rebuild::run(server, each, report).await,
         "history" => history::run(server, each, report).await,
         _ => single::run(server, each, report).await,
