@@ -14,6 +14,7 @@
 //! | `SKYRIFF_MASTER_KEY`, or `SKYRIFF_MASTER_KEY_FILE` | the key that wraps the keys of persons: the base64 of 32 bytes |
 //! | `SKYRIFF_LISTEN` | where HTTP listens; `127.0.0.1:8080` |
 //! | `SKYRIFF_BEHIND_PROXY` | `true` where every request comes through a proxy of ours, which says in `X-Real-IP` from where |
+//! | `SKYRIFF_TOKEN` | for `audit verify --url`: the token of an auditor |
 //! | `SKYRIFF_LOG`, `SKYRIFF_LOG_FORMAT` | what is logged, and how |
 //! | `SKYRIFF_POSTGRES_USER` | for `dev` as root: who the private Postgres runs as |
 //!

@@ -344,6 +344,70 @@ async fn an_export_is_checked_without_any_database() {
     drop(folder);
 }
 
+/// The API's answer with the newest checkpoint, to auditors only.
+async fn checkpoint_api(checkpoint: &str) -> String {
+    let answer = json!({ "checkpoint": fs::read_to_string(checkpoint).unwrap() });
+    let get = axum::routing::get(async move |headers: axum::http::HeaderMap| {
+        match headers.get("authorization").and_then(|value| value.to_str().ok()) {
+            Some("Bearer an auditor's") => Ok(axum::Json(answer)),
+            _ => Err(axum::http::StatusCode::UNAUTHORIZED),
+        }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let routes = axum::Router::new().route("/v1/ledger/checkpoint", get);
+    tokio::spawn(axum::serve(listener, routes).into_future());
+    url
+}
+
+#[tokio::test]
+async fn the_newest_checkpoint_is_asked_for_and_a_replica_that_is_behind_is_checked_as_far_as_it_is() {
+    let mut kept = Kept::new().await;
+    let keys = kept.sealer.keys(7);
+    let url = checkpoint_api(&kept.second.checkpoint).await;
+    let newest = ["--url", &url, "--keys", &keys, "--token"];
+    let report = audit(&kept.folder, &[&newest[..], &["an auditor's"]].concat()).await;
+    passes(&report);
+    assert_eq!(report["checkpoints"], json!(["the newest checkpoint"]));
+    let (shard, at) = a_like(&mut kept.log).await;
+    let tamper =
+        format!("UPDATE events SET payload = (payload::text || ' ')::json WHERE shard = {shard} AND position = {at}");
+    kept.sql(&tamper).await;
+    let report = audit(&kept.folder, &[&newest[..], &["an auditor's"]].concat()).await;
+    finds(&report, shard, None, "not those that the newest checkpoint has sealed");
+    let refused = kept.folder.run(&[&["audit", "verify"], &newest[..], &["nobody's"]].concat()).await;
+    refused.refused(&["there is no newest checkpoint to be had", "401"]);
+
+    // A replica that stands still.
+    let options = PgConnectOptions::new_without_pgpass().socket(kept.folder.join("run/replica")).username("postgres");
+    let mut replica = PgConnection::connect_with(&options.database("skyriff_events")).await.unwrap();
+    passes(&audit(&kept.folder, &["--replica"]).await);
+    let before = audit(&kept.folder, &[]).await["events"].clone();
+    replica.execute("SELECT pg_wal_replay_pause()").await.unwrap();
+    eventually("a replica that stands still", async || {
+        let state = sqlx::query_scalar::<_, String>("SELECT pg_get_wal_replay_pause_state()");
+        (state.fetch_one(&mut replica).await.unwrap() == "paused").then_some(())
+    })
+    .await;
+    let service = kept.dev.api.as_caller(&kept.folder.token("service", Uuid::from_u128(1)).await);
+    let user = Uuid::from_u128(1);
+    let earned = service.earn(user, "one more", 10).await.unwrap().with(StatusCode::CREATED).position();
+    let report = audit(&kept.folder, &["--replica", "--wait-s", "1"]).await;
+    passes(&report);
+    assert_eq!(report["events"], before);
+    let (shard, position) = earned.split_once(':').unwrap();
+    let note = format!(
+        "the replica of shard {shard} ends at {}, and the primary at {position}",
+        position.parse::<i64>().unwrap() - 1
+    );
+    assert_eq!(report["notes"], json!([note]));
+    replica.execute("SELECT pg_wal_replay_resume()").await.unwrap();
+    let report = audit(&kept.folder, &["--replica"]).await;
+    passes(&report);
+    assert_eq!((&report["notes"], report["events"].as_u64()), (&json!([]), before.as_u64().map(|events| events + 1)));
+    kept.dev.interrupt().await.well();
+}
+
 /// Read models and log move on while they are compared, and what is compared is of one moment.
 #[tokio::test]
 async fn a_store_that_is_in_use_passes_whenever_it_is_asked() {
