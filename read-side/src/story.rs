@@ -26,7 +26,7 @@ use std::{
 
 use axum::{Json, extract::State, http::HeaderValue, response::IntoResponse};
 use serde::Serialize;
-use skyriff_domain::{LogPosition, ShardCount, ShardId, UserId, ledger::postings};
+use skyriff_domain::{LogPosition, ShardId, UserId, ledger::postings};
 use skyriff_edge::{Caller, Kind, Path, Problem, Right, problem::ProblemBody};
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -50,7 +50,6 @@ pub struct Stories(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    shard_count: ShardCount,
     databases: Vec<ReadDatabase>,
     next: AtomicUsize,
 }
@@ -111,8 +110,8 @@ pub(crate) struct Story {
 
 impl Stories {
     /// Read from these databases of the event store.
-    pub fn new(shard_count: ShardCount, databases: Vec<ReadDatabase>) -> Self {
-        Self(Arc::new(Inner { shard_count, databases, next: AtomicUsize::new(0) }))
+    pub fn new(databases: Vec<ReadDatabase>) -> Self {
+        Self(Arc::new(Inner { databases, next: AtomicUsize::new(0) }))
     }
 
     /// The first answer of a database's replicas, each in turn, or else of its primary. Nothing is an answer of the primary
@@ -137,10 +136,11 @@ impl Stories {
         self.0.databases.iter().find(|database| database.shards.contains(&shard))
     }
 
-    async fn row(&self, at: LogPosition) -> Result<Row, Problem> {
-        let nothing = || Problem::new(&Kind::NOT_FOUND);
-        let database = self.of_shard(at.shard).ok_or_else(nothing)?;
-        self.ask(database, &course::RowAt(at)).await?.ok_or_else(nothing)
+    async fn row(&self, at: LogPosition) -> Result<Option<Row>, Problem> {
+        match self.of_shard(at.shard) {
+            Some(database) => self.ask(database, &course::RowAt(at)).await,
+            None => Ok(None),
+        }
     }
 }
 
@@ -164,10 +164,7 @@ pub(crate) async fn story(
     let at: LogPosition = position
         .parse()
         .map_err(|_| Problem::new(&Kind::MALFORMED).detail("a position is shard:position, as in 3:1042"))?;
-    if at.shard.0 >= stories.0.shard_count.get() {
-        return Err(Problem::new(&Kind::NOT_FOUND));
-    }
-    let row = stories.row(at).await?;
+    let row = stories.row(at).await?.ok_or(Problem::new(&Kind::NOT_FOUND))?;
     let (stream, event) = row.decode().map_err(|error| Problem::fault(&error))?;
     let Course { steps, is_whole, heads } = course::of(&stories, &row, &stream, &event).await?;
     let approvals = steps.iter().filter(|step| step.is_approval()).map(|step| Approval {

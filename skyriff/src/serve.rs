@@ -298,7 +298,7 @@ impl Running {
             Replicas::new(databases.shard_count, databases.to_query(), patience)
         });
         let logs = databases.to_stream();
-        let stories = roles.contains(&Role::Query).then(|| Stories::new(databases.shard_count, logs.clone()));
+        let stories = roles.contains(&Role::Query).then(|| Stories::new(logs.clone()));
         let events = roles.contains(&Role::Query).then(|| {
             let streams_max = usize::from(tuning.event_streams_max);
             EventLogs::new(databases.shard_count, logs, streams_max, close.clone())

@@ -234,8 +234,8 @@ async fn on_account(connection: &mut sqlx::PgConnection, row: &Row, id: Uuid) ->
     ))
     .bind(&row.aggregate_type)
     .bind(&row.aggregate_id)
-    .bind(row.sequence - ACCOUNT_MAX)
-    .bind(row.sequence + ACCOUNT_MAX)
+    .bind(row.sequence.saturating_sub(ACCOUNT_MAX))
+    .bind(row.sequence.saturating_add(ACCOUNT_MAX))
     .bind(format!("\"{id}\""))
     .bind(STREAM_MAX)
     .fetch_all(connection)
@@ -277,10 +277,12 @@ async fn add_causes(stories: &Stories, row: &Row, rows: &mut BTreeMap<LogPositio
     let mut next = cause_of(row);
     for _ in 0..CAUSES_MAX {
         let Some(at) = next else { break };
-        let cause = match rows.get(&at) {
-            Some(cause) => cause.clone(),
+        let found = match rows.get(&at) {
+            Some(cause) => Some(cause.clone()),
             None => stories.row(at).await?,
         };
+        // One that is not there is named by the step that it has caused.
+        let Some(cause) = found else { break };
         next = cause_of(&cause);
         rows.insert(at, cause);
     }
