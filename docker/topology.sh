@@ -190,6 +190,7 @@ node() { # name, service
         command-api | process) settings+=(SKYRIFF_REQUIRE_STANDBY=true) ;;
     esac
     case $2 in
+        command-api) settings+=(SKYRIFF_BEHIND_PROXY=true) ;;
         process) settings+=(SKYRIFF_PAYOUT_PROVIDER=local SKYRIFF_PAYOUT_FOLDER="$folder/payouts") ;;
     esac
     # shellcheck disable=SC2046 # its words

@@ -21,6 +21,9 @@ pub struct Metadata {
     /// W3C trace context of the request, as sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// From where the request came: the network of its address, as in `203.0.113.0/24`; absent when none came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// An event as the log has it.

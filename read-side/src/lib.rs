@@ -12,6 +12,7 @@ pub mod ledger_entries;
 pub mod liked_works;
 pub mod likes;
 pub mod proofs;
+pub mod story;
 pub mod tips;
 pub mod video_costs;
 pub mod video_jobs;
@@ -34,6 +35,7 @@ pub use events::EventLogs;
 use hot_works::HotWorks;
 pub use proofs::Proofs;
 pub use replicas::{ReadDatabase, Replicas};
+pub use story::Stories;
 
 /// Every query's route.
 pub fn routes(replicas: Replicas) -> OpenApiRouter {
@@ -97,4 +99,9 @@ pub fn proof_routes(proofs: Proofs) -> OpenApiRouter {
 /// The streams of events.
 pub fn event_routes(logs: EventLogs) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(events::events)).with_state(logs)
+}
+
+/// The stories of entries of the books.
+pub fn story_routes(stories: Stories) -> OpenApiRouter {
+    OpenApiRouter::new().routes(routes!(story::story)).with_state(stories)
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, Router, http::StatusCode, routing::get};
+use axum::{Extension, Json, Router, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
 use skyriff_domain::{JobId, Label, UserId, WithdrawalId};
 use skyriff_edge::{
     Tokens,
-    request::{self, Limits},
+    request::{self, BehindProxy, Limits},
 };
-use skyriff_read_side::{EventLogs, Proofs, Replicas};
+use skyriff_read_side::{EventLogs, Proofs, Replicas, Stories};
 use skyriff_storage::Links;
 use skyriff_vault::Vault;
 use skyriff_write_side::{
@@ -85,8 +85,11 @@ pub struct Served {
     pub events: Option<EventLogs>,
     /// What is sealed of the log, for auditors.
     pub proofs: Option<Proofs>,
+    pub stories: Option<Stories>,
     pub tokens: Tokens,
     pub limits: Limits,
+    /// Whether every request comes through a proxy of ours.
+    pub behind_proxy: bool,
     pub metrics: PrometheusHandle,
     /// Asked by the readiness check.
     pub event_store: Vec<PgPool>,
@@ -122,6 +125,9 @@ pub fn router(served: Served) -> Router {
     if let Some(proofs) = served.proofs {
         routes = routes.merge(skyriff_read_side::proof_routes(proofs));
     }
+    if let Some(stories) = served.stories {
+        routes = routes.merge(skyriff_read_side::story_routes(stories));
+    }
     let (routes, mut openapi) = routes.split_for_parts();
     openapi.paths.paths.iter_mut().for_each(|(path, item)| describe_edge(path, item));
     let (metrics, event_store) = (served.metrics, served.event_store);
@@ -130,7 +136,8 @@ pub fn router(served: Served) -> Router {
         .route("/health/live", get(async || Json("alive")))
         .route("/health/ready", get(async move || ready(&event_store).await))
         .route("/metrics", get(async move || metrics.render()));
-    request::around(routes, served.tokens, served.limits)
+    let routes = request::around(routes, served.tokens, served.limits);
+    if served.behind_proxy { routes.layer(Extension(BehindProxy)) } else { routes }
 }
 
 /// What the edge and the extractors may answer to any request, where a route does not describe it itself.

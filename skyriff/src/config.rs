@@ -15,6 +15,8 @@
 //! | `SKYRIFF_SEAL_KEY`, or `SKYRIFF_SEAL_KEY_FILE` | the private keys that seal the log; while they change, the new one and the old one |
 //! | `SKYRIFF_SEAL_PUBLIC_KEYS`, or `SKYRIFF_SEAL_PUBLIC_KEYS_FILE` | the public keys of the ledger, a line each, those of before among them |
 //! | `SKYRIFF_LISTEN` | where HTTP listens; `127.0.0.1:8080` |
+//! | `SKYRIFF_BEHIND_PROXY` | `true` where every request comes through a proxy of ours, which says in `X-Real-IP` from where |
+//! | `SKYRIFF_TOKEN` | for `audit verify --url`: the token of an auditor |
 //! | `SKYRIFF_LOG`, `SKYRIFF_LOG_FORMAT` | what is logged, and how |
 //! | `SKYRIFF_POSTGRES_USER` | for `dev` as root: who the private Postgres runs as |
 //!
@@ -73,6 +75,30 @@ pub struct DatabaseArguments {
     /// The read models: SHARDS=PRIMARY|REPLICA|…, several with ';'.
     #[arg(long, env = "SKYRIFF_READ_MODELS")]
     read_models: Placement,
+}
+
+/// The same for what may work without any database.
+#[derive(Args, Clone, Debug)]
+pub struct OptionalDatabaseArguments {
+    /// How many shards the store has; fixed when it is created.
+    #[arg(long, env = "SKYRIFF_SHARDS", default_value_t = ShardCount::default().get())]
+    shards: u16,
+    /// The event store: SHARDS=URL, several with ';'.
+    #[arg(long, env = "SKYRIFF_EVENT_STORE")]
+    event_store: Option<Placement>,
+    /// The read models: SHARDS=PRIMARY|REPLICA|…, several with ';'.
+    #[arg(long, env = "SKYRIFF_READ_MODELS")]
+    read_models: Option<Placement>,
+}
+
+impl OptionalDatabaseArguments {
+    /// The databases, which have to be named now.
+    pub fn databases(self) -> Result<Databases> {
+        let event_store = self.event_store.context("which store? Give --event-store or set SKYRIFF_EVENT_STORE")?;
+        let read_models =
+            self.read_models.context("which read models? Give --read-models or set SKYRIFF_READ_MODELS")?;
+        DatabaseArguments { shards: self.shards, event_store, read_models }.databases()
+    }
 }
 
 /// The numbers of the points rules. They only concern what is decided from now on: what was decided is in the events.

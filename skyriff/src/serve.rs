@@ -10,7 +10,7 @@ use skyriff_follow::{Follower, Followers};
 use skyriff_kafka::{KafkaSource, Relay, topic};
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
-use skyriff_read_side::{EventLogs, Replicas};
+use skyriff_read_side::{EventLogs, Replicas, Stories};
 use skyriff_seal::Sealer;
 use skyriff_storage::Links;
 use skyriff_vault::MasterKeys;
@@ -118,6 +118,10 @@ pub struct Tuning {
     /// Where HTTP listens; port 0 takes a free one.
     #[arg(long, env = "SKYRIFF_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// Every request comes through a proxy of ours, which says in X-Real-IP from where. Otherwise it comes from whoever
+    /// connects.
+    #[arg(long, env = "SKYRIFF_BEHIND_PROXY")]
+    behind_proxy: bool,
     /// Executors for each database of the event store.
     #[arg(long, env = "SKYRIFF_EXECUTORS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     executors: u16,
@@ -308,9 +312,11 @@ impl Running {
             let patience = Duration::from_millis(u64::from(tuning.freshness_wait_ms));
             Replicas::new(databases.shard_count, databases.to_query(), patience)
         });
+        let logs = databases.to_stream();
+        let stories = roles.contains(&Role::Query).then(|| Stories::new(logs.clone()));
         let events = roles.contains(&Role::Query).then(|| {
             let streams_max = usize::from(tuning.event_streams_max);
-            EventLogs::new(databases.shard_count, databases.to_stream(), streams_max, close.clone())
+            EventLogs::new(databases.shard_count, logs, streams_max, close.clone())
         });
         let proofs = match roles.contains(&Role::Query) {
             true => sealing.and_then(|sealing| sealing.proofs(databases)),
@@ -334,8 +340,10 @@ impl Running {
             queries,
             events,
             proofs,
+            stories,
             tokens: tokens.clone(),
             limits: request::Limits::default(),
+            behind_proxy: tuning.behind_proxy,
             metrics,
             event_store: databases.event_store.iter().filter(|_| needs_event_store).map(probe).collect(),
         });
@@ -346,6 +354,7 @@ impl Running {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
         });
+        let router = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
         let serve = axum::serve(listener, router).with_graceful_shutdown(async move { closed.cancelled().await });
         let http = tokio::spawn(serve.into_future());
         Ok(Self {

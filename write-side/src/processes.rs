@@ -171,6 +171,7 @@ impl Services {
             request_id: format!("{}-{causation}", process.name()),
             causation: Some(causation),
             traceparent: None,
+            address: None,
         };
         let pass = self.absent.enter(shard_of(command.user, self.shards)).ok_or(Failure::Unavailable)?;
         let result = self.commands.execute(Submission { id, fingerprint, command, metadata }).await;

@@ -126,6 +126,6 @@ fn submission() -> Result<Submission> {
     let fingerprint = Fingerprint::of(user, None, &intent)?;
     let command = Command { user, at: Utc::now().trunc_subsecs(6), intent };
     let request_id = Uuid::now_v7().to_string();
-    let metadata = Metadata { command_id: id, actor, request_id, causation: None, traceparent: None };
+    let metadata = Metadata { command_id: id, actor, request_id, causation: None, traceparent: None, address: None };
     Ok(Submission { id, fingerprint, command, metadata })
 }

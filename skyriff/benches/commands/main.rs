@@ -23,6 +23,7 @@ mod servers;
 mod single;
 mod standby;
 mod store;
+mod verify;
 mod wrk;
 
 use std::{
@@ -45,8 +46,9 @@ const EVENTS: &str = "bench_events";
 const STOCK: &str = "bench_stock";
 
 /// The parts of a run, as BENCH names them; all but the last two, which take long, unless it names some.
-const PARTS: [&str; 11] =
-    ["commands", "bulk", "keys", "nodes", "standby", "likes", "jobs", "replay", "rebuild", "ledger", "history"];
+const PARTS: [&str; 12] = [
+    "commands", "bulk", "keys", "nodes", "standby", "likes", "jobs", "replay", "verify", "rebuild", "ledger", "history",
+];
 const LONG: [&str; 2] = ["ledger", "history"];
 
 #[tokio::main]
@@ -100,6 +102,7 @@ async fn measure_part(part: &str, server: &Server, folder: &Path, each: Duration
         "likes" => likes::run(server, each, report).await,
         "jobs" => jobs::run(server, report).await,
         "replay" => replay::run(server, folder, report).await,
+        "verify" => verify::run(server, folder, report).await,
         "rebuild" => rebuild::run(server, each, report).await,
         "ledger" => ledger::run(server, report).await,
         "history" => history::run(server, each, report).await,

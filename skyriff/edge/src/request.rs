@@ -1,10 +1,15 @@
 //! What every request goes through: it gets a name, a time limit and a size limit, and its problems get its name.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Extension, Router,
-    extract::{DefaultBodyLimit, FromRequestParts, Request},
+    extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, Request},
     http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -26,6 +31,7 @@ use crate::{
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// Smaller answers are sent as they are: compressing them costs more than it saves.
 const COMPRESS_ABOVE_BYTES: u16 = 1_024;
 
@@ -51,6 +57,35 @@ pub struct RequestContext {
     pub request_id: String,
     /// W3C trace context, when the client sent one that is well-formed.
     pub traceparent: Option<String>,
+    /// The network of the client's address, see [`network_of`].
+    pub address: Option<String>,
+}
+
+/// Put beside the connection's address when requests come through a proxy of ours, which says in `X-Real-IP` for whom; from
+/// anybody else that header says nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct BehindProxy;
+
+/// As much of an address as is kept: the network that it is in, of 256 addresses of version 4, or of one site of version 6.
+pub fn network_of(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            format!("{}/24", Ipv4Addr::new(a, b, c, 0))
+        }
+        IpAddr::V6(v6) => {
+            let [a, b, c, ..] = v6.segments();
+            format!("{}/48", Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0))
+        }
+    }
+}
+
+fn address(request: &Request) -> Option<IpAddr> {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+    match request.extensions().get::<BehindProxy>() {
+        None => peer,
+        Some(BehindProxy) => request.headers().get(REAL_IP)?.to_str().ok()?.trim().parse().ok(),
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for RequestContext {
@@ -87,6 +122,7 @@ async fn name_and_bound(timeout: Duration, mut request: Request, next: Next) -> 
     let context = RequestContext {
         request_id: client_request_id(request.headers()).unwrap_or_else(|| Uuid::now_v7().to_string()),
         traceparent: traceparent(request.headers()),
+        address: address(&request).map(network_of),
     };
     let request_id = context.request_id.clone();
     request.extensions_mut().insert(context);
@@ -143,6 +179,34 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_address_the_network_is_kept_and_a_header_counts_only_behind_a_proxy() {
+        for (address, network) in [
+            ("203.0.113.77", "203.0.113.0/24"),
+            ("::ffff:203.0.113.77", "203.0.113.0/24"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1::/48"),
+            ("::1", "::/48"),
+        ] {
+            assert_eq!(network_of(address.parse().unwrap()), network);
+        }
+        let from = |proxy: bool, header: Option<&str>| {
+            let mut request = Request::new(axum::body::Body::empty());
+            request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 9], 80))));
+            if proxy {
+                request.extensions_mut().insert(BehindProxy);
+            }
+            if let Some(header) = header {
+                request.headers_mut().insert(REAL_IP, header.parse().unwrap());
+            }
+            super::address(&request).map(network_of)
+        };
+        assert_eq!(from(false, Some("203.0.113.77")).as_deref(), Some("10.0.0.0/24"));
+        assert_eq!(from(true, Some("203.0.113.77")).as_deref(), Some("203.0.113.0/24"));
+        for nothing in [None, Some(""), Some("203.0.113"), Some("203.0.113.77, 10.0.0.1")] {
+            assert_eq!(from(true, nothing), None);
+        }
+    }
 
     #[test]
     fn names_from_outside_are_taken_only_when_well_formed() {

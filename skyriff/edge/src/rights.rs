@@ -33,6 +33,8 @@ pub enum Right {
     ResolvePayout,
     /// Read balances, ledger entries, likes, tips and withdrawals.
     ReadAccount,
+    /// Read the books of everybody: accounts, entries, balances as of any time.
+    ReadLedger,
     /// Read what everybody may see of works: how often they are liked, and which are liked most.
     ReadWorks,
     /// Order videos and take orders back.
@@ -47,8 +49,6 @@ pub enum Right {
     ReadEvents,
     /// Read what is sealed of the log, and proofs with whole events.
     ReadProofs,
-    /// Read the books of everybody.
-    ReadLedger,
     /// Say that something happened in the past.
     Backdate,
 }
@@ -85,6 +85,7 @@ impl Right {
             Self::Review        => [None, None,   None,    All,     None,   None,   None],
             Self::ResolvePayout => [None, None,   All,     None,    None,   None,   None],
             Self::ReadAccount   => [Own,  All,    All,     All,     All,    None,   None],
+            Self::ReadLedger    => [None, None,   None,    None,    All,    None,   None],
             Self::ReadWorks     => [All,  All,    All,     All,     All,    All,    None],
             Self::OrderVideos   => [Own,  All,    None,    None,    None,   None,   None],
             Self::ImportVideos  => [None, All,    None,    None,    None,   None,   None],
@@ -92,7 +93,6 @@ impl Right {
             Self::ReadVideoCosts => [None, None,  All,     None,    None,   All,    None],
             Self::ReadEvents    => [None, None,   None,    None,    None,   All,    None],
             Self::ReadProofs    => [None, None,   None,    None,    All,    None,   None],
-            Self::ReadLedger    => [None, None,   None,    None,    All,    None,   None],
             Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
         };
         match role {

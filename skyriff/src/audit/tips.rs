@@ -1,117 +1,87 @@
-//! The tips that are stored beside the fold of their events, and what stands on the transit account.
+//! The two ends of each tip, which may be in two shards, and what stands on the transit account of one.
 
 use std::collections::HashMap;
 
-use anyhow::Result;
 use skyriff_domain::{
-    ShardCount, State, StreamId, TipId, UserId,
+    State, StreamId, TipId,
     ledger::Account,
-    shard_of,
     tip::{Terms, Tip, receipt::Answer},
 };
-use sqlx::PgConnection;
-use uuid::Uuid;
 
-use super::{Fold, Folded, Report};
-use crate::config::Place;
+use super::{findings::Findings, fold::Shard};
 
-/// Tip, direction, user, other, points, share, work, state, whether there is a reason.
-type Row = (Uuid, String, Uuid, Uuid, i64, i64, Option<Uuid>, String, bool);
+/// What one end of a tip says of it.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// The sender's.
+    Sent(Tip),
+    /// The receiver's.
+    Received(Terms, Answer),
+}
 
-/// What stands on transit is what receivers were credited with less what senders have paid: nothing when no tip is under
-/// way. The two ends of a tip must not contradict each other.
-pub(super) fn check_transit(fold: &Fold, report: &mut Report) {
-    let mut expected = 0_i64;
-    for (stream, folded) in &fold.streams {
-        match (stream, &folded.state) {
-            (StreamId::Tip(id), State::Tip(tip)) => {
-                let answer = match fold.streams.get(&StreamId::TipReceipt(*id)).map(|folded| &folded.state) {
-                    Some(State::TipReceipt(receipt)) => receipt.answer(),
-                    Some(_) | None => None,
-                };
-                let points = tip.terms().map_or(0, |terms| terms.points.get());
-                report.tips_under_way += u64::from(matches!(tip, Tip::Offered(_)));
-                if matches!(tip, Tip::Delivered(_)) {
-                    expected += points;
-                }
-                // The other way round is a tip under way. So is one whose receipt is in a database that was read first.
-                let contradicts = matches!(
-                    (tip, answer),
-                    (Tip::Delivered(_), Some((_, Answer::Declined))) | (Tip::Returned(_), Some((_, Answer::Credited)))
-                );
-                let differs = answer.is_some_and(|(terms, _)| tip.terms() != Some(terms));
-                if contradicts || differs {
-                    report.wrong(format!("tip {id} and its receipt contradict each other"));
-                }
-            }
-            (StreamId::TipReceipt(_), State::TipReceipt(receipt)) => {
-                if let Some((terms, Answer::Credited)) = receipt.answer() {
-                    expected -= terms.points.get();
-                }
-            }
-            _ => {}
+/// The ends of a shard's tips, which are kept when its streams are let go.
+pub fn ends(shard: &Shard) -> Vec<(TipId, End)> {
+    let end = |(stream, folded): (&StreamId, &super::fold::Folded)| match (stream, &folded.state) {
+        (StreamId::Tip(tip), State::Tip(state)) => Some((*tip, End::Sent(state.clone()))),
+        (StreamId::TipReceipt(tip), State::TipReceipt(receipt)) => {
+            receipt.answer().map(|(terms, answer)| (*tip, End::Received(terms.clone(), answer)))
         }
-    }
-    let transit = fold.ledger.get(&Account::Transit.to_string()).copied().unwrap_or_default();
+        _ => None,
+    };
+    shard.streams.iter().filter_map(end).collect()
+}
+
+/// What stands on a shard's transit account is what its senders have paid less what its receivers were credited with.
+pub fn check_transit(shard: &Shard, ends: &[(TipId, End)], findings: &mut Findings) {
+    let in_transit = |end: &End| match end {
+        End::Sent(Tip::Delivered(terms)) => terms.points.get(),
+        End::Sent(Tip::Nothing | Tip::Offered(_) | Tip::Returned(_)) | End::Received(_, Answer::Declined) => 0,
+        End::Received(terms, Answer::Credited) => -terms.points.get(),
+    };
+    let expected: i64 = ends.iter().map(|(_, end)| in_transit(end)).sum();
+    let transit = shard.ledger.get(&Account::Transit).copied().unwrap_or_default();
     if transit != expected {
-        report.wrong(format!("{transit} points stand on transit, and the tips under way come to {expected}"));
+        findings.of(shard.id, format!("{transit} points stand on transit, and its tips come to {expected}"));
     }
 }
 
-/// One read database: every tip of its users, from their side.
-pub(super) async fn compare(
-    connection: &mut PgConnection,
-    place: &Place,
-    streams: &HashMap<StreamId, Folded>,
-    shard_count: ShardCount,
-    report: &mut Report,
-) -> Result<()> {
-    let mut folded = HashMap::new();
-    let mut expect = |tip: TipId, direction, user: UserId, other: UserId, terms: &Terms, state: &'static str| {
-        if place.shards.contains(&shard_of(user, shard_count)) {
-            let work = terms.work.map(|work| work.0);
-            let (points, share) = (terms.points.get(), terms.share.get());
-            folded.insert((tip.0, direction), (user.0, other.0, points, share, work, state, state == "returned"));
-        }
-    };
-    for (stream, folded) in streams {
-        if let (StreamId::Tip(tip), State::Tip(state)) = (stream, &folded.state)
-            && let Some(terms) = state.terms()
-        {
-            let state = match state {
-                Tip::Nothing | Tip::Offered(_) => "offered",
-                Tip::Delivered(_) => "delivered",
-                Tip::Returned(_) => "returned",
+/// Ends whose other end was not seen yet.
+#[derive(Default)]
+pub struct Ends {
+    waiting: HashMap<TipId, End>,
+    under_way: u64,
+}
+
+impl Ends {
+    /// Those of one shard. What two ends say of a tip must not contradict each other.
+    pub fn add(&mut self, ends: Vec<(TipId, End)>, findings: &mut Findings) {
+        for (tip, end) in ends {
+            self.under_way += u64::from(matches!(end, End::Sent(Tip::Offered(_))));
+            let Some(other) = self.waiting.remove(&tip) else {
+                self.waiting.insert(tip, end);
+                continue;
             };
-            expect(*tip, "sent", terms.from, terms.to, terms, state);
-        }
-        if let (StreamId::TipReceipt(tip), State::TipReceipt(receipt)) = (stream, &folded.state)
-            && let Some((terms, answer)) = receipt.answer()
-        {
-            let state = match answer {
-                Answer::Credited => "delivered",
-                Answer::Declined => "returned",
-            };
-            expect(*tip, "received", terms.to, terms.from, terms, state);
-        }
-    }
-    let stored: Vec<Row> = sqlx::query_as(
-        "SELECT tip_id, direction, user_id, other_id, points, share, work_id, state, reason IS NOT NULL FROM tips",
-    )
-    .fetch_all(connection)
-    .await?;
-    for (tip, direction, user, other, points, share, work, state, has_reason) in stored {
-        let direction = if direction == "sent" { "sent" } else { "received" };
-        match folded.remove(&(tip, direction)) {
-            None => report.wrong(format!("tip {tip} is stored as {direction} and has no event that says so")),
-            Some(folded) if folded != (user, other, points, share, work, state.as_str(), has_reason) => {
-                report.wrong(format!("tip {tip}, as {direction}, is not the fold of its events"));
+            if contradict(&end, &other) || contradict(&other, &end) {
+                findings.of_all(format!("tip {tip} and its receipt contradict each other"));
             }
-            Some(_) => {}
         }
     }
-    for (tip, direction) in folded.keys() {
-        report.wrong(format!("tip {tip} is {direction}, and no row says so"));
+
+    /// Tips that are offered and not settled yet. One with an end in a shard that was read earlier is among them, and so a
+    /// missing end is no problem by itself.
+    pub fn under_way(&self) -> u64 {
+        self.under_way
     }
-    Ok(())
+}
+
+fn contradict(sent: &End, received: &End) -> bool {
+    let (End::Sent(tip), End::Received(terms, answer)) = (sent, received) else { return false };
+    let other_end = match (tip, answer) {
+        (Tip::Delivered(_), Answer::Declined) | (Tip::Returned(_), Answer::Credited) => true,
+        (
+            Tip::Nothing | Tip::Offered(_) | Tip::Delivered(_) | Tip::Returned(_),
+            Answer::Credited | Answer::Declined,
+        ) => false,
+    };
+    other_end || tip.terms() != Some(terms)
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
 #![expect(unreachable_pub, reason = "a binary exports nothing")]
 
+mod audit;
 mod crashes;
 mod dev;
 mod events;
@@ -18,6 +19,7 @@ mod play;
 mod proofs;
 mod rebuild;
 mod replay;
+mod story;
 mod support;
 mod surface;
 mod videos;

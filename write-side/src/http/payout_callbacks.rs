@@ -166,9 +166,9 @@ impl PayoutCallbacks {
         let id = CommandId(Uuid::now_v7());
         let fingerprint = Fingerprint::of(payout.user, None, &intent);
         let fingerprint = fingerprint.map_err(|error| Failure::Fault(error.to_string().into()))?;
-        let RequestContext { request_id, traceparent } = context.clone();
+        let RequestContext { request_id, traceparent, address } = context.clone();
         let actor = format!("payout-provider:{provider}");
-        let metadata = Metadata { command_id: id, actor, request_id, causation: None, traceparent };
+        let metadata = Metadata { command_id: id, actor, request_id, causation: None, traceparent, address };
         // The database keeps microseconds; what is decided on must be what is stored.
         let command = Command { user: payout.user, at: Utc::now().trunc_subsecs(6), intent };
         let receipt = self.commands.execute(Submission { id, fingerprint, command, metadata }).await?;

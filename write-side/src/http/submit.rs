@@ -147,8 +147,8 @@ pub(super) fn submission(
     let fingerprint = Fingerprint::of(user, said_at, &intent).map_err(|error| Problem::fault(&error))?;
     // The database keeps microseconds; what is decided on must be what is stored.
     let command = Command { user, at: at.trunc_subsecs(6), intent };
-    let RequestContext { request_id, traceparent } = context.clone();
-    let metadata = Metadata { command_id: id, actor, request_id, causation: None, traceparent };
+    let RequestContext { request_id, traceparent, address } = context.clone();
+    let metadata = Metadata { command_id: id, actor, request_id, causation: None, traceparent, address };
     Ok(Submission { id, fingerprint, command, metadata })
 }
 

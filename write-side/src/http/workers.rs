@@ -313,8 +313,9 @@ async fn say(
     let fingerprint = Fingerprint::of(user, None, &intent).map_err(|error| Problem::fault(&error))?;
     // With what is said in it: another output is another thing to say, and the job's stream answers to that.
     let id = CommandId::derive(&caller.actor(), &format!("{user} {job} {attempt} {name} {}", fingerprint.0));
-    let RequestContext { request_id, traceparent } = context;
-    let metadata = Metadata { command_id: id, actor: caller.actor(), request_id, causation: None, traceparent };
+    let RequestContext { request_id, traceparent, address } = context;
+    let metadata =
+        Metadata { command_id: id, actor: caller.actor(), request_id, causation: None, traceparent, address };
     let command = Command { user, at: Utc::now().trunc_subsecs(6), intent };
     let receipt = api.commands.execute(Submission { id, fingerprint, command, metadata }).await.map_err(problem)?;
     let position = receipt.position.to_string();

@@ -525,7 +525,7 @@ fn submission(
 ) -> Result<Submission, Failure> {
     let intent = Intent::VideoJob(step);
     let fingerprint = Fingerprint::of(user, None, &intent).map_err(|error| Failure::Fault(error.to_string().into()))?;
-    let metadata = Metadata { command_id: id, actor, request_id, causation: None, traceparent: None };
+    let metadata = Metadata { command_id: id, actor, request_id, causation: None, traceparent: None, address: None };
     Ok(Submission { id, fingerprint, command: Command { user, at: Utc::now().trunc_subsecs(6), intent }, metadata })
 }
 

@@ -210,6 +210,7 @@ pub(crate) fn command(key: &str, user: UserId, at: DateTime<Utc>, intent: Intent
             request_id: "test".to_owned(),
             causation: None,
             traceparent: None,
+            address: None,
         },
     }
 }
