@@ -129,7 +129,8 @@ pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
             | StreamId::WithdrawalAllowance(_)
             | StreamId::VideoJob(_)
             | StreamId::VideoSlots(_)
-            | StreamId::Work(_) => Vec::new(),
+            | StreamId::Work(_)
+            | StreamId::Erasure(_) => Vec::new(),
         },
         // They say what becomes of something; what it does to points is the account's events'.
         Event::RechargeOrder(_)
@@ -140,7 +141,8 @@ pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
         | Event::WithdrawalAllowance(_)
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
-        | Event::Work(_) => Vec::new(),
+        | Event::Work(_)
+        | Event::Erasure(_) => Vec::new(),
     }
 }
 
@@ -167,10 +169,10 @@ fn of_points_account(user: UserId, event: &points_account::Event) -> Vec<Posting
         } => between(&held, &available, returned),
         E::Refunded { returned, spend: _ } => between(&Account::Revenue, &available, returned),
         E::Expired { lots } => between(&available, &Account::Expiry, lots),
-        E::Adjusted { direction: Direction::Credit, moved, reason: _ } => {
+        E::Adjusted { direction: Direction::Credit, moved, reason: _, words: _ } => {
             between(&Account::Issuance(Issuance::Adjustment), &available, moved)
         }
-        E::Adjusted { direction: Direction::Debit, moved, reason: _ } => {
+        E::Adjusted { direction: Direction::Debit, moved, reason: _, words: _ } => {
             between(&available, &Account::Issuance(Issuance::Adjustment), moved)
         }
         E::TipPaid { taken, tip: _, to: _ } => between(&held, &Account::Transit, taken),
