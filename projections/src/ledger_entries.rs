@@ -8,7 +8,7 @@ use chrono::{Datelike, NaiveDate};
 use skyriff_domain::{
     Event, LogPosition, RecordedEvent,
     ledger::{Posting, postings},
-    points_account,
+    points_account, words,
 };
 use skyriff_follow::{ApplyError, Batch};
 use sqlx::PgConnection;
@@ -106,7 +106,8 @@ fn month(event: &RecordedEvent) -> Option<NaiveDate> {
         | Event::WithdrawalAllowance(_)
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
-        | Event::Work(_) => None,
+        | Event::Work(_)
+        | Event::Erasure(_) => None,
     }
 }
 
@@ -121,7 +122,7 @@ fn reference(event: &Event) -> Option<String> {
             E::Spent { spend, .. } | E::Refunded { spend, .. } => Some(spend.to_string()),
             E::Held { hold, .. } | E::Captured { hold, .. } | E::Released { hold, .. } => Some(hold.to_string()),
             E::Expired { .. } => None,
-            E::Adjusted { reason, .. } => Some(reason.clone().into()),
+            E::Adjusted { reason, words, .. } => Some(words::to_column(reason, words.as_ref())),
             E::TipPaid { tip, .. } | E::TipReceived { tip, .. } => Some(tip.to_string()),
             E::PayoutStarted { withdrawal, .. }
             | E::PaidOut { withdrawal, .. }
@@ -135,6 +136,7 @@ fn reference(event: &Event) -> Option<String> {
         | Event::WithdrawalAllowance(_)
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
-        | Event::Work(_) => None,
+        | Event::Work(_)
+        | Event::Erasure(_) => None,
     }
 }

@@ -19,6 +19,7 @@ pub mod work_likes;
 pub mod works;
 
 pub mod cached;
+mod opening;
 pub mod page;
 pub mod replicas;
 
@@ -30,10 +31,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use events::EventLogs;
 use hot_works::HotWorks;
+use opening::Opening;
 pub use replicas::{ReadDatabase, Replicas};
 
-/// Every query's route.
-pub fn routes(replicas: Replicas) -> OpenApiRouter {
+/// Every query's route, but for those of withdrawals and videos.
+pub fn routes(replicas: Replicas, vault: Vault) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(balance::balance))
         .routes(routes!(ledger_entries::ledger_entries))
@@ -45,7 +47,7 @@ pub fn routes(replicas: Replicas) -> OpenApiRouter {
         .routes(routes!(work::work))
         .routes(routes!(works::newest))
         .routes(routes!(works::of_user))
-        .with_state(replicas.clone())
+        .with_state(Opening { replicas: replicas.clone(), vault })
         .merge(OpenApiRouter::new().routes(routes!(hot_works::hot_works)).with_state(HotWorks::new(replicas)))
 }
 
