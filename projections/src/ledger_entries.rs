@@ -107,7 +107,9 @@ fn month(event: &RecordedEvent) -> Option<NaiveDate> {
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
         | Event::Work(_)
-        | Event::Erasure(_) => None,
+        | Event::Erasure(_)
+        | Event::Reconciliation(_)
+        | Event::ReconciliationException(_) => None,
     }
 }
 
@@ -137,6 +139,8 @@ fn reference(event: &Event) -> Option<String> {
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
         | Event::Work(_)
-        | Event::Erasure(_) => None,
+        | Event::Erasure(_)
+        | Event::Reconciliation(_)
+        | Event::ReconciliationException(_) => None,
     }
 }

@@ -7,6 +7,7 @@
 pub mod balances;
 pub mod ledger_entries;
 pub mod likes;
+pub mod reconciliations;
 pub mod tips;
 pub mod video_jobs;
 pub mod withdrawals;

@@ -46,6 +46,7 @@ use crate::outputs;
         (name = "workers", description = "For whoever makes them"),
         (name = "works", description = "What users show"),
         (name = "events", description = "What happened, for analysts"),
+        (name = "reconciliation", description = "What providers' files say beside the ledger"),
         (name = "erasure", description = "Persons who are forgotten")
     ),
     // Paths name them, bodies of commands do not: a process of only that role would leave them out.

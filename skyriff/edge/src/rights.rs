@@ -47,6 +47,10 @@ pub enum Right {
     ReadVideoCosts,
     /// Read the events of everybody, without what is personal.
     ReadEvents,
+    /// Read what providers' files say beside the ledger.
+    ReadReconciliations,
+    /// Say why a file and the ledger do not agree.
+    Reconcile,
     /// Say that something happened in the past.
     Backdate,
 }
@@ -90,6 +94,8 @@ impl Right {
             Self::WorkVideos    => [None, None,   None,    None,    None,   None,   All],
             Self::ReadVideoCosts => [None, None,  All,     None,    None,   All,    None],
             Self::ReadEvents    => [None, None,   None,    None,    None,   All,    None],
+            Self::ReadReconciliations => [None, None, All,  None,    All,    None,   None],
+            Self::Reconcile     => [None, None,   All,     None,    None,   None,   None],
             Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
         };
         match role {

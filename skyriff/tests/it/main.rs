@@ -16,6 +16,7 @@ mod nodes;
 mod payouts;
 mod play;
 mod rebuild;
+mod reconcile;
 mod replay;
 mod support;
 mod surface;
