@@ -18,7 +18,10 @@ impl StreamId {
     /// Whose it is.
     pub const fn owner(&self) -> Owner {
         match self {
-            Self::PointsAccount(user) | Self::WithdrawalAllowance(user) | Self::VideoSlots(user) => Owner::Named(*user),
+            Self::PointsAccount(user)
+            | Self::WithdrawalAllowance(user)
+            | Self::VideoSlots(user)
+            | Self::Erasure(user) => Owner::Named(*user),
             Self::Like(like) => Owner::Named(like.user),
             Self::RechargeOrder(_) => Owner::InFirstEvent(&[&["credited", "user"]]),
             Self::Tip(_) => Owner::InFirstEvent(&[&["offered", "from"]]),
@@ -26,6 +29,10 @@ impl StreamId {
             Self::Withdrawal(_) => Owner::InFirstEvent(&[&["requested", "user"]]),
             Self::VideoJob(_) => Owner::InFirstEvent(&[&["submitted", "user"]]),
             Self::Work(_) => Owner::InFirstEvent(&[&["published", "creator"]]),
+            // One of nobody that is known says no user.
+            Self::ReconciliationException(_) => Owner::InFirstEvent(&[&["found", "user"]]),
+            // Nobody's.
+            Self::Reconciliation(_) => Owner::InFirstEvent(&[]),
         }
     }
 

@@ -5,7 +5,9 @@
 //! has decided here whether it is personal. The ids of users are not: they are random, and streams are found by them.
 
 use crate::{
-    Event, like, points_account, recharge_order, tip,
+    Event, erasure, like, points_account, recharge_order,
+    reconciliation::{exception, run},
+    tip,
     tip::Terms,
     video_job,
     video_job::{Order, Output},
@@ -46,9 +48,22 @@ impl Event {
                 video_job::slots::Event::Taken { job: _ } | video_job::slots::Event::Freed { job: _ } => NONE,
             },
             Self::Work(event) => match event {
-                work::Event::Published { creator: _, job: _, title: _, visibility: _ } => &["title"],
+                work::Event::Published { creator: _, job: _, title: _, words: _, visibility: _ } => &["title", "words"],
                 work::Event::Unpublished {} => NONE,
             },
+            Self::Erasure(erasure::Event::Erased { asked_by: _, reference: _ }) => NONE,
+            Self::Reconciliation(event) => match event {
+                run::Event::Started(run::File { kind: _, provider: _, from: _, to: _, sha256: _, lines: _ }) => NONE,
+                run::Event::Finished(run::Counts {
+                    matched: _,
+                    missing_in_ledger: _,
+                    missing_in_file: _,
+                    different: _,
+                    repeated: _,
+                    explained: _,
+                }) => NONE,
+            },
+            Self::ReconciliationException(event) => of_exception(event),
         }
     }
 }
@@ -73,7 +88,29 @@ const fn of_points_account(event: &points_account::Event) -> Members {
         | PayoutStarted { withdrawal: _, taken: _ }
         | PaidOut { withdrawal: _, points: _, fee: _ }
         | PayoutReturned { withdrawal: _, returned: _ } => NONE,
-        Adjusted { direction: _, moved: _, reason: _ } => &["reason"],
+        Adjusted { direction: _, moved: _, reason: _, words: _ } => &["reason", "words"],
+    }
+}
+
+const fn of_exception(event: &exception::Event) -> Members {
+    use exception::{
+        Event::{Explained, Found, Resolved},
+        Figures,
+    };
+    match event {
+        Found(exception::Found {
+            kind: _,
+            provider: _,
+            run: _,
+            subject: _,
+            user: _,
+            difference: _,
+            ours: Some(Figures { amount: _, currency: _, status: _, reference: _ }) | None,
+            theirs: Some(Figures { amount: _, currency: _, status: _, reference: _ }) | None,
+            line: _,
+        }) => &["ours.reference", "theirs.reference"],
+        Explained { run: _ } => NONE,
+        Resolved { operator: _, outcome: _, reason: _, words: _ } => &["operator", "reason", "words"],
     }
 }
 
@@ -88,10 +125,11 @@ const fn of_withdrawal(event: &withdrawal::Event) -> Members {
             &["destination"]
         }
         Approved { reviewer: _ } => &["reviewer"],
-        Rejected { reviewer: _, reason: _ } => &["reviewer", "reason"],
+        Rejected { reviewer: _, reason: _, words: _ } => &["reviewer", "reason", "words"],
         Cancelled {} | PayoutStarted { provider: _ } => NONE,
         Paid { reference: _ } => &["reference"],
-        Failed { reason: _ } | AttentionNeeded { reason: _ } => &["reason"],
+        Failed { reason: _, words: _ } => &["reason", "words"],
+        AttentionNeeded { reason: _ } => &["reason"],
     }
 }
 
@@ -118,8 +156,8 @@ const fn of_video_job(event: &video_job::Event) -> Members {
             cost: _,
         } => &["output.object", "output.sha256"],
         // A provider's words, which may quote the prompt.
-        AttemptFailed { attempt: _, reason: _, retry_at: _, cost: _ }
-        | Failed { attempt: _, reason: _, retryable: _, cost: _ } => &["reason"],
+        AttemptFailed { attempt: _, reason: _, words: _, retry_at: _, cost: _ }
+        | Failed { attempt: _, reason: _, words: _, retryable: _, cost: _ } => &["reason", "words"],
     }
 }
 
@@ -141,17 +179,25 @@ mod tests {
             r#""user":"{ID}","kind":"text_to_video","seconds":5,"prompt":"c2VjcmV0","priority":1,"per_second":2"#
         );
         let table = [
-            ("points_account", "adjusted", r#"{"adjusted":{"direction":"credit","moved":{"paid":5},"reason":"why"}}"#.to_owned()),
+            ("points_account", "adjusted", r#"{"adjusted":{"direction":"credit","moved":{"paid":5},"reason":"why","words":"c2VjcmV0"}}"#.to_owned()),
             ("tip", "returned", r#"{"returned":{"reason":"why"}}"#.to_owned()),
-            ("withdrawal", "rejected", format!(r#"{{"rejected":{{"reviewer":"{ID}","reason":"why"}}}}"#)),
+            ("withdrawal", "rejected", format!(r#"{{"rejected":{{"reviewer":"{ID}","reason":"why","words":"c2VjcmV0"}}}}"#)),
             ("withdrawal", "approved", format!(r#"{{"approved":{{"reviewer":"{ID}"}}}}"#)),
             ("withdrawal", "paid", r#"{"paid":{"reference":"po_1"}}"#.to_owned()),
-            ("withdrawal", "failed", r#"{"failed":{"reason":"why"}}"#.to_owned()),
+            ("withdrawal", "failed", r#"{"failed":{"reason":"why","words":"c2VjcmV0"}}"#.to_owned()),
             (
                 "withdrawal",
                 "requested",
                 format!(
                     r#"{{"requested":{{"user":"{ID}","points":5,"fee":1,"money":{{"minor":4,"currency":"cny"}},"destination":"c2VjcmV0","reviews_needed":0}}}}"#
+                ),
+            ),
+            ("reconciliation_exception", "resolved", format!(r#"{{"resolved":{{"operator":"{ID}","outcome":"accepted","reason":"why","words":"c2VjcmV0"}}}}"#)),
+            (
+                "reconciliation_exception",
+                "found",
+                format!(
+                    r#"{{"found":{{"kind":"payouts","provider":"acme","run":"{ID}","subject":"{ID}","difference":"reference","ours":{{"amount":1,"status":"paid","reference":"a"}},"theirs":{{"amount":1,"status":"paid","reference":"b"}}}}}}"#
                 ),
             ),
             ("video_job", "submitted", format!(r#"{{"submitted":{{{order}}}}}"#)),
@@ -160,7 +206,7 @@ mod tests {
                 "succeeded",
                 r#"{"succeeded":{"attempt":1,"output":{"object":"a/b","seconds":1,"bytes":2,"sha256":"c","content_type":"video/mp4"},"used":5,"cost":{"micros":1,"currency":"usd"}}}"#.to_owned(),
             ),
-            ("work", "published", format!(r#"{{"published":{{"creator":"{ID}","title":"mine","visibility":"public"}}}}"#)),
+            ("work", "published", format!(r#"{{"published":{{"creator":"{ID}","title":"mine","words":"c2VjcmV0","visibility":"public"}}}}"#)),
         ];
         for (stream, event_type, payload) in table {
             let members = personal(stream, event_type, &payload);

@@ -7,12 +7,16 @@ use cqrs_es::Aggregate;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AggregateSchema, JobId, LikeId, OrderId, TipId, UserId, WithdrawalId, WorkId, like,
+    AggregateSchema, ExceptionId, JobId, LikeId, OrderId, ReconciliationId, TipId, UserId, WithdrawalId, WorkId,
+    erasure,
+    erasure::Erasure,
+    like,
     like::Like,
     points_account,
     points_account::PointsAccount,
     recharge_order,
     recharge_order::RechargeOrder,
+    reconciliation::{self, exception::ReconciliationException, run::Reconciliation},
     tip,
     tip::{Tip, TipReceipt},
     video_job,
@@ -188,6 +192,12 @@ streams! {
     VideoSlots / video_slots: UserId => VideoSlots, video_job::slots::Event;
     /// A published video.
     Work / work: WorkId => Work, work::Event;
+    /// Whether a user is forgotten.
+    Erasure / erasure: UserId => Erasure, erasure::Event;
+    /// A provider's file, compared with the ledger.
+    Reconciliation / reconciliation: ReconciliationId => Reconciliation, reconciliation::run::Event;
+    /// What a provider's file and the ledger do not agree on.
+    ReconciliationException / reconciliation_exception: ExceptionId => ReconciliationException, reconciliation::exception::Event;
 }
 
 /// A stored event does not read as one of ours.

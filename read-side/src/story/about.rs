@@ -1,7 +1,8 @@
 //! What an event is about, and so where the other steps of it are recorded.
 
 use skyriff_domain::{
-    Event, HoldId, JobId, SpendId, StreamId, TipId, WithdrawalId, WorkId, points_account, video_job, withdrawal,
+    Event, HoldId, JobId, SpendId, StreamId, TipId, WithdrawalId, WorkId, points_account, reconciliation::exception,
+    video_job, withdrawal,
 };
 use uuid::Uuid;
 
@@ -29,7 +30,13 @@ impl About {
             Event::VideoSlots(video_job::slots::Event::Taken { job } | video_job::slots::Event::Freed { job }) => {
                 of_job(*job)
             }
-            Event::RechargeOrder(_) | Event::Like(_) => vec![*stream],
+            Event::ReconciliationException(event) => match event {
+                exception::Event::Found(exception::Found { run, .. }) | exception::Event::Explained { run } => {
+                    vec![*stream, StreamId::Reconciliation(*run)]
+                }
+                exception::Event::Resolved { .. } => vec![*stream],
+            },
+            Event::RechargeOrder(_) | Event::Like(_) | Event::Erasure(_) | Event::Reconciliation(_) => vec![*stream],
         };
         Self { streams, on_account: None }
     }
@@ -45,7 +52,10 @@ fn of_stream(stream: &StreamId) -> Vec<StreamId> {
         | StreamId::RechargeOrder(_)
         | StreamId::Like(_)
         | StreamId::WithdrawalAllowance(_)
-        | StreamId::VideoSlots(_) => vec![*stream],
+        | StreamId::VideoSlots(_)
+        | StreamId::Erasure(_)
+        | StreamId::Reconciliation(_)
+        | StreamId::ReconciliationException(_) => vec![*stream],
     }
 }
 

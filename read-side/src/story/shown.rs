@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
-use skyriff_domain::{Event, Metadata, points_account, video_job, withdrawal};
+use skyriff_domain::{Event, Metadata, points_account, reconciliation::exception, video_job, withdrawal};
 use skyriff_proof::Hash;
 use utoipa::ToSchema;
 
@@ -90,11 +90,12 @@ impl StoredEvent {
 fn mask(data: &mut Value, member: &str, event: &Event) -> bool {
     let place = format!("/{}", member.replace('.', "/"));
     let Some(value) = data.pointer_mut(&place) else { return false };
-    *value = if sealed(event) == Some(member) { json!({ "sealed": true }) } else { Value::Null };
+    let is_sealed = member == "words" || sealed(event) == Some(member);
+    *value = if is_sealed { json!({ "sealed": true }) } else { Value::Null };
     true
 }
 
-/// The member that only a person's key opens.
+/// The member that only a person's key opens, beside the words of persons.
 const fn sealed(event: &Event) -> Option<&'static str> {
     match event {
         Event::Withdrawal(withdrawal::Event::Requested(_)) => Some("destination"),
@@ -108,7 +109,10 @@ const fn sealed(event: &Event) -> Option<&'static str> {
         | Event::WithdrawalAllowance(_)
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
-        | Event::Work(_) => None,
+        | Event::Work(_)
+        | Event::Erasure(_)
+        | Event::Reconciliation(_)
+        | Event::ReconciliationException(_) => None,
     }
 }
 
@@ -126,7 +130,8 @@ pub(super) const fn is_decision(event: &Event) -> bool {
     use withdrawal::Event as W;
     match event {
         Event::Withdrawal(W::Approved { .. } | W::Rejected { .. })
-        | Event::PointsAccount(points_account::Event::Adjusted { .. }) => true,
+        | Event::PointsAccount(points_account::Event::Adjusted { .. })
+        | Event::ReconciliationException(exception::Event::Resolved { .. }) => true,
         Event::Withdrawal(
             W::Requested(_)
             | W::Cancelled {}
@@ -143,7 +148,10 @@ pub(super) const fn is_decision(event: &Event) -> bool {
         | Event::WithdrawalAllowance(_)
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
-        | Event::Work(_) => false,
+        | Event::Work(_)
+        | Event::Erasure(_)
+        | Event::Reconciliation(_)
+        | Event::ReconciliationException(_) => false,
     }
 }
 

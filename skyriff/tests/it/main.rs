@@ -7,6 +7,7 @@
 mod audit;
 mod crashes;
 mod dev;
+mod erasure;
 mod events;
 #[path = "../../../write-side/tests/it/hostile_provider.rs"]
 #[allow(dead_code, reason = "the write side's tests use all of it")]
@@ -18,6 +19,7 @@ mod payouts;
 mod play;
 mod proofs;
 mod rebuild;
+mod reconcile;
 mod replay;
 mod story;
 mod support;

@@ -41,6 +41,10 @@ pub(crate) struct Studio {
 pub(crate) struct Shelf;
 
 impl Outputs for Shelf {
+    fn delete<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), OutputProblem>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn check<'a>(&'a self, _: JobId, _: u32, output: &'a Output) -> BoxFuture<'a, Result<(), OutputProblem>> {
         let found = output.object.as_str().rsplit('/').next().and_then(|name| name.parse().ok());
         Box::pin(std::future::ready(match found {
@@ -120,7 +124,7 @@ impl Studio {
         let side = VideoQueueSide::start(&databases, count, &node.commands, &store.vault(), limits, close.clone());
         let (commands, queue, vault) = (node.commands.clone(), side.queue.clone(), store.vault());
         let videos = http::VideoApi { commands: commands.clone(), queue, vault, outputs: Arc::new(Shelf) };
-        let api = Api::around(http::routes(commands).merge(http::video_routes(videos)), node);
+        let api = Api::around(http::routes(commands, store.vault()).merge(http::video_routes(videos)), node);
         Self { api, side, close }
     }
 
