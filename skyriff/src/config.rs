@@ -31,7 +31,7 @@
 //! | `SKYRIFF_VIDEO_LEASE_S`, `…_ATTEMPT_MAX_S`, `…_AGING_S`, `…_WAITING_MAX_S`, `…_PROVIDER_CAPS`, `…_BREAKER_FAILURES`, `…_BREAKER_WINDOW_S`, `…_BREAKER_PAUSE_S`, `…_BREAKER_PAUSE_MAX_S` | how the queue of video jobs works |
 //! | `SKYRIFF_POINT_WORTH_MICROS` | what a point is worth in each currency, for margins: `usd=10000` |
 //! | `SKYRIFF_SWEEP_EVERY_S` | how often outputs that no job names are deleted |
-//! | `SKYRIFF_STORAGE`, and `AWS_…` | where outputs are kept: `file:///FOLDER` or `s3://BUCKET/PREFIX`; the folder `objects` of `dev` |
+//! | `SKYRIFF_STORAGE`, and `AWS_…` | where outputs and what is sealed of the log are kept: `file:///FOLDER` or `s3://BUCKET/PREFIX`; the folder `objects` of `dev` |
 //! | `SKYRIFF_PUBLIC_URL`, `SKYRIFF_LINK_LIFETIME_S` | links to outputs: what stands before those to a folder, and how long they are good |
 //! | `SKYRIFF_URL`, `SKYRIFF_WORKER_TOKEN`, `SKYRIFF_WORKER_NAME` | for `worker`: where the API is, and who asks |
 //! | `SKYRIFF_PREDICTIONS_URL`, `…_TOKEN`, `…_WEBHOOK_LISTEN`, `…_WEBHOOK_URL`, `…_WEBHOOK_SECRET` | for `worker`: the provider `predictions` |

@@ -30,7 +30,7 @@ const LINKS: &str = "skyriff object links 1";
 /// Where outputs are kept.
 #[derive(Args, Clone, Debug)]
 pub struct StorageArguments {
-    /// Where outputs are kept: file:///FOLDER, or s3://BUCKET/PREFIX with the variables of AWS' own tools
+    /// Where outputs, and what is sealed of the log, are kept: file:///FOLDER, or s3://BUCKET/PREFIX with the variables of AWS' own tools
     /// (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID …; AWS_ALLOW_HTTP=true for a server without TLS). The folder
     /// `objects` of `skyriff dev`, unless given.
     #[arg(long, env = "SKYRIFF_STORAGE")]

@@ -28,10 +28,13 @@ pub mod rows;
 
 mod database;
 mod lane;
+
+pub mod error;
 pub mod sealer;
 
 pub mod ledger;
 
+pub use error::SealError;
 pub use keys::{PublicKeys, SealKeys};
 pub use ledger::{Ledger, LedgerError};
 pub use rows::LogPlace;

@@ -1,7 +1,7 @@
 //! A log, a storage, keys; and what must be true of everything that was ever signed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs,
     path::PathBuf,
     time::{Duration, Instant},
@@ -163,10 +163,11 @@ impl World {
                 assert!(before.top().heads().zip(seal.top().heads()).all(|((_, old), (_, new))| old.size <= new.size));
             }
             for (shard, head) in seal.top().heads().filter(|(_, head)| head.size > 0) {
-                if !trees.contains_key(&shard) {
-                    trees.insert(shard, self.trees(shard).await);
-                }
-                assert_eq!(trees[&shard][usize::try_from(head.size).unwrap()], head, "{shard} in {number}");
+                let tree: &Vec<Head> = match trees.entry(shard) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => new.insert(self.trees(shard).await),
+                };
+                assert_eq!(tree[usize::try_from(head.size).unwrap()], head, "{shard} in {number}");
                 let proof = ledger.consistency(&newest, shard, head.size).await.unwrap();
                 assert_eq!(newest.head(shard).unwrap().continues(&head, &proof), Ok(()));
             }

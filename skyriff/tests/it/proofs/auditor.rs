@@ -4,6 +4,7 @@ use std::fs;
 
 use reqwest::StatusCode;
 use serde_json::Value;
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tempfile::TempDir;
 use tokio::process::Command;
 use uuid::Uuid;
@@ -68,7 +69,11 @@ impl Auditor {
 
     /// A checkpoint with more in it than this one.
     pub async fn sealed_more_than(&self, kept: &Value) -> Value {
-        let events = sizes(kept).iter().sum::<u64>();
+        self.sealed_events(sizes(kept).iter().sum::<u64>()).await
+    }
+
+    /// A checkpoint of more events than so many.
+    pub async fn sealed_events(&self, events: u64) -> Value {
         eventually("more is sealed", async || {
             let newest = self.get("/v1/ledger/checkpoint").await;
             (sizes(&newest).iter().sum::<u64>() > events).then_some(newest)
@@ -87,11 +92,18 @@ impl Auditor {
 
     /// A checkpoint with everything that the log has.
     pub async fn all_sealed(&self, folder: &Folder) -> Value {
-        let heads = folder.audit().await["heads"].clone();
-        let heads: Vec<u64> = (0..16).map(|shard: u16| heads[shard.to_string()].as_u64().unwrap_or_default()).collect();
+        let options =
+            PgConnectOptions::new_without_pgpass().socket(folder.join("run/primary")).username("skyriff_query");
+        let mut log = PgConnection::connect_with(&options.database("skyriff_events")).await.unwrap();
+        let heads = sqlx::query_scalar("SELECT position FROM heads ORDER BY shard").fetch_all(&mut log);
+        let heads: Vec<i64> = heads.await.unwrap();
         eventually("everything is sealed", async || {
             let newest = self.get("/v1/ledger/checkpoint").await;
-            sizes(&newest).iter().zip(&heads).all(|(sealed, head)| sealed >= head).then_some(newest)
+            sizes(&newest)
+                .iter()
+                .zip(&heads)
+                .all(|(sealed, head)| i64::try_from(*sealed).unwrap() >= *head)
+                .then_some(newest)
         })
         .await
     }
