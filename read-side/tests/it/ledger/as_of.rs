@@ -17,12 +17,17 @@ fn sum<'a>(entries: impl Iterator<Item = &'a super::books::Entry>) -> (i64, i64)
 async fn a_balance_as_of_any_two_times_is_the_fold_of_the_entries() {
     let books = Books::of(700).await;
     let mut dice = Dice(99);
-    let accounts: Vec<_> = books.entries.iter().map(|entry| entry.account.clone()).collect();
     let mut seen = 0;
-    for _ in 0..250 {
-        let (at, known_at) = (books.moment(&mut dice), books.moment(&mut dice));
-        let account = dice.one(&accounts);
-        let user = (account.starts_with("user:") && dice.below(2) == 0).then(|| *dice.one(&books.users));
+    for _ in 0..400 {
+        let (mut at, mut known_at) = (books.moment(&mut dice), books.moment(&mut dice));
+        let entry = dice.one(&books.entries).clone();
+        let (account, user) = (&entry.account, entry.user.filter(|_| dice.below(2) == 0));
+        // At the very moment of an entry that is asked for, by either time.
+        match dice.below(4) {
+            0 => known_at = Some(entry.recorded_at),
+            1 => at = Some(entry.occurred_at),
+            _ => {}
+        }
         let shard = user.is_none().then(|| dice.below(32)).filter(|shard| *shard < 16);
         let mut path = format!("balance?account={account}{}", as_of(at, known_at));
         path.extend(user.map(|user| format!("&user={user}")));
