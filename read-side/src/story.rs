@@ -26,7 +26,7 @@ use std::{
 
 use axum::{Json, extract::State, http::HeaderValue, response::IntoResponse};
 use serde::Serialize;
-use skyriff_domain::{LogPosition, ShardId, UserId, ledger::postings};
+use skyriff_domain::{LogPosition, Position, ShardId, UserId, ledger::postings};
 use skyriff_edge::{Caller, Kind, Path, Problem, Right, problem::ProblemBody};
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -161,9 +161,8 @@ pub(crate) async fn story(
     caller: Caller,
 ) -> Result<impl IntoResponse, Problem> {
     caller.may_everywhere(Right::ReadLedger)?;
-    let at: LogPosition = position
-        .parse()
-        .map_err(|_| Problem::new(&Kind::MALFORMED).detail("a position is shard:position, as in 3:1042"))?;
+    let malformed = || Problem::new(&Kind::MALFORMED).detail("a position is shard:position, as in 3:1042");
+    let at = place(&position).ok_or_else(malformed)?;
     let row = stories.row(at).await?.ok_or(Problem::new(&Kind::NOT_FOUND))?;
     let (stream, event) = row.decode().map_err(|error| Problem::fault(&error))?;
     let Course { steps, is_whole, heads } = course::of(&stories, &row, &stream, &event).await?;
@@ -191,4 +190,12 @@ pub(crate) async fn story(
         position,
     };
     Ok(([(POSITION, header)].map(present), Json(story)))
+}
+
+/// Of a shard that may not be there: what is formed like a position and is none is not found.
+fn place(text: &str) -> Option<LogPosition> {
+    let (shard, position) = text.split_once(':')?;
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers = is_number(shard) && is_number(position);
+    numbers.then_some(LogPosition { shard: ShardId(shard.parse().ok()?), position: Position(position.parse().ok()?) })
 }

@@ -125,11 +125,11 @@ async fn a_withdrawal_is_told_from_the_request_to_the_payout_with_who_agreed_and
     for api in [&dev.api, &service, &review, &operator] {
         api.get(&path).await.is_problem(StatusCode::FORBIDDEN, "forbidden");
     }
-    for nowhere in ["0:99999", "17:1", "1023:1", "3:0", "0:999999999999999999"] {
+    for nowhere in ["0:99999", "17:1", "1023:1", "9999:1", "3:0", "0:999999999999999999"] {
         let answer = auditor.get(&format!("/v1/ledger/events/{nowhere}/story")).await;
         answer.is_problem(StatusCode::NOT_FOUND, "not-found");
     }
-    for malformed in ["3", "3:", "3:-1", "a:1", "1024:1", "3:1:2", "%00:1", "3:99999999999999999999"] {
+    for malformed in ["3", "3:", "3:-1", "a:1", "+1:1", "99999:1", "3:1:2", "%00:1", "3:99999999999999999999"] {
         let answer = auditor.get(&format!("/v1/ledger/events/{malformed}/story")).await;
         answer.is_problem(StatusCode::BAD_REQUEST, "malformed-request");
     }
