@@ -16,13 +16,15 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Context, Result, bail};
 use skyriff_domain::{Position, ShardId};
 use skyriff_follow::Follower;
-use skyriff_projections::Projection;
+use skyriff_projections::{Projection, ledger_check};
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use tokio::time::Instant;
 
 use super::fold::Shard;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Differences beside the ledger entries that are named.
+const DIFFERENCES_MAX: u16 = 10;
 
 /// A moment of the read models, and how far each of them was then.
 pub struct Moment<'c> {
@@ -96,7 +98,15 @@ impl Moment<'_> {
         let connection = &mut *self.transaction;
         match projection {
             Projection::Balances => balances::compare(connection, shard).await,
-            Projection::LedgerEntries => entries::compare(connection, log, shard).await,
+            Projection::LedgerEntries => {
+                entries::compare(connection, log, shard).await?;
+                for wrong in ledger_check::thorough(connection, &[shard.id], DIFFERENCES_MAX).await? {
+                    shard
+                        .findings
+                        .of(shard.id, format!("what is kept beside the ledger entries differs: {}", wrong.what));
+                }
+                Ok(())
+            }
             Projection::Likes => likes::compare(connection, shard).await,
             Projection::Tips => tips::compare(connection, shard).await,
             Projection::VideoJobs => videos::compare(connection, shard).await,
