@@ -13,7 +13,7 @@
 //! So it takes as long as there are months, and days in a month, and the entries of a day; not as long as there are
 //! entries. Of one user the sums are by month only, and the entries of one month are read.
 
-use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, TimeDelta, Utc};
 use skyriff_domain::UserId;
 use sqlx::{FromRow, PgConnection};
 
@@ -76,6 +76,7 @@ pub(super) async fn sums(
 ) -> sqlx::Result<Vec<Sum>> {
     let (month, day, at) = edges(as_of.at);
     let (known_month, known_day, known_at) = edges(as_of.known_at);
+    let (first, last) = months_recorded_on(moment, accounts, shards, known_day).await?;
     sqlx::query_as(
         "SELECT account, shard, sum(amount)::bigint AS amount, sum(entries)::bigint AS entries FROM (
              SELECT account, shard, amount, entries FROM ledger_sums
@@ -99,20 +100,10 @@ pub(super) async fn sums(
                AND recorded_at <= coalesce($10, 'infinity')
              GROUP BY account, shard
              UNION ALL
-             -- Only the months of which something was recorded on the day of the recorded time: it is one, as a rule.
-             SELECT e.account, e.shard, e.amount, e.entries FROM (
-                 SELECT DISTINCT occurred_on FROM ledger_sums
-                 WHERE grain = 'md' AND account = ANY ($1) AND shard = ANY ($2) AND recorded_on = $6
-                   AND occurred_on <= coalesce($3, 'infinity')
-             ) m
-             CROSS JOIN LATERAL (
-                 SELECT account, shard, sum(amount) AS amount, count(*) AS entries FROM ledger_entries
-                 WHERE account = ANY ($1) AND shard = ANY ($2) AND recorded_at >= $9 AND recorded_at <= $10
-                   AND occurred_at >= m.occurred_on::timestamp AT TIME ZONE 'UTC'
-                   AND occurred_at < (m.occurred_on + interval '1 month') AT TIME ZONE 'UTC'
-                   AND occurred_at < coalesce($7, 'infinity')
-                 GROUP BY account, shard
-             ) e
+             SELECT account, shard, sum(amount), count(*) FROM ledger_entries
+             WHERE account = ANY ($1) AND shard = ANY ($2) AND recorded_at >= $9 AND recorded_at <= $10
+               AND occurred_at < coalesce($7, 'infinity') AND occurred_at >= $11 AND occurred_at < $12
+             GROUP BY account, shard
          ) parts GROUP BY account, shard ORDER BY account, shard",
     )
     .bind(accounts)
@@ -125,7 +116,28 @@ pub(super) async fn sums(
     .bind(at)
     .bind(start(known_day))
     .bind(known_at)
+    .bind(start(first))
+    .bind(start(last.and_then(|month| month.checked_add_months(Months::new(1)))))
     .fetch_all(moment)
+    .await
+}
+
+/// The first and the last month of which something was recorded on a day: one, as a rule, so only its partition is read.
+async fn months_recorded_on(
+    moment: &mut PgConnection,
+    accounts: &[String],
+    shards: &[i16],
+    day: Option<NaiveDate>,
+) -> sqlx::Result<(Option<NaiveDate>, Option<NaiveDate>)> {
+    let Some(day) = day else { return Ok((None, None)) };
+    sqlx::query_as(
+        "SELECT min(occurred_on), max(occurred_on) FROM ledger_sums
+         WHERE grain = 'md' AND account = ANY ($1) AND recorded_on = $3 AND shard = ANY ($2)",
+    )
+    .bind(accounts)
+    .bind(shards)
+    .bind(day)
+    .fetch_one(moment)
     .await
 }
 
