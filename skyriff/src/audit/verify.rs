@@ -33,7 +33,7 @@ use crate::config::{Databases, OptionalDatabaseArguments, Place};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Shards that are read side by side, on whatever machine.
-const AT_ONCE_MAX: usize = 8;
+const AT_ONCE_MAX: usize = 64;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -60,7 +60,8 @@ pub struct Arguments {
     /// How long replicas and read models may take to catch up with the log, in seconds.
     #[arg(long, default_value_t = 60)]
     wait_s: u32,
-    /// Shards that are read side by side; as many as there are processors, unless given.
+    /// Shards that are read side by side; as many as there are processors, unless given. With all of them each page of the log
+    /// is read about once, which is faster where the log is larger than the database's memory, and takes memory for all streams.
     #[arg(long)]
     at_once: Option<usize>,
 }

@@ -370,11 +370,25 @@ async fn the_newest_checkpoint_is_asked_for_and_a_replica_that_is_behind_is_chec
     passes(&report);
     assert_eq!(report["checkpoints"], json!(["the newest checkpoint"]));
     let (shard, at) = a_like(&mut kept.log).await;
+    // And the system's own sealer, once it has sealed the event that will be changed.
+    let token = kept.folder.token("auditor", Uuid::from_u128(3)).await;
+    let (own_keys, tiles) = (kept.folder.join("seal-keys.pub"), kept.folder.join("objects/ledger"));
+    let (own_keys, tiles) = (own_keys.to_str().unwrap(), tiles.to_str().unwrap());
+    let own_url = kept.dev.api.url.clone();
+    let own = ["--url", &own_url, "--keys", own_keys, "--token", &token, "--tiles", tiles];
+    let auditor = kept.dev.api.as_caller(&token);
+    eventually("a seal of everything", async || {
+        let sealed = auditor.get("/v1/ledger/checkpoint").await.json["checkpoint"].as_str()?.to_owned();
+        kept.second.sizes.iter().all(|(shard, size)| sealed.contains(&format!("\n{shard} {size} "))).then_some(())
+    })
+    .await;
+    passes(&audit(&kept.folder, &own).await);
     let tamper =
         format!("UPDATE events SET payload = (payload::text || ' ')::json WHERE shard = {shard} AND position = {at}");
     kept.sql(&tamper).await;
     let report = audit(&kept.folder, &[&newest[..], &["an auditor's"]].concat()).await;
     finds(&report, shard, None, "not those that the newest checkpoint has sealed");
+    finds(&audit(&kept.folder, &own).await, shard, Some(at), "not the one whose hash is in the tiles");
     let refused = kept.folder.run(&[&["audit", "verify"], &newest[..], &["nobody's"]].concat()).await;
     refused.refused(&["there is no newest checkpoint to be had", "401"]);
 
