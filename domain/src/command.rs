@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Event, LikeId, OrderId, Points, Policy, State, StreamId, Streams, UserId, WorkId, like, points_account,
+    Event, LikeId, OrderId, Points, Policy, State, StreamId, Streams, UserId, WorkId, erasure, like, points_account,
     points_account::Action, recharge_order, tip, video_job, withdrawal, work,
 };
 
@@ -57,6 +57,8 @@ pub enum Intent {
         /// What is asked.
         command: work::Command,
     },
+    /// The user is forgotten.
+    Erase(erasure::Command),
 }
 
 /// Why a command was refused. Kept as JSON for as long as the command's key is.
@@ -90,6 +92,9 @@ pub enum Refusal {
     /// By the work.
     #[error(transparent)]
     Work(#[from] work::Refusal),
+    /// Since the user is forgotten, or cannot be now.
+    #[error(transparent)]
+    Erasure(#[from] erasure::Refusal),
 }
 
 impl Command {
@@ -105,12 +110,17 @@ impl Command {
             Intent::Withdrawal(step) => step.streams(self.user),
             Intent::VideoJob(step) => step.streams(self.user),
             Intent::Work { work, command } => {
-                let job = match command {
-                    work::Command::Publish { job, .. } => *job,
-                    work::Command::Unpublish { .. } => None,
+                let read = match command {
+                    work::Command::Publish { job, .. } => [Some(StreamId::Erasure(self.user)), job.map(StreamId::VideoJob)],
+                    work::Command::Unpublish { .. } => [None, None],
                 };
-                [StreamId::Work(*work)].into_iter().chain(job.map(StreamId::VideoJob)).collect()
+                [StreamId::Work(*work)].into_iter().chain(read.into_iter().flatten()).collect()
             }
+            Intent::Erase(_) => vec![
+                StreamId::Erasure(self.user),
+                StreamId::WithdrawalAllowance(self.user),
+                StreamId::VideoSlots(self.user),
+            ],
         }
     }
 
@@ -148,16 +158,24 @@ impl Command {
             Intent::Withdrawal(step) => step.decide(self.user, &mut decision, policy)?,
             Intent::VideoJob(step) => step.decide(self.user, &mut decision, policy)?,
             Intent::Work { work, command } => {
-                // What is shown must have been made, by whoever shows it.
-                if let work::Command::Publish { job: Some(job), .. } = command {
-                    let job = streams.video_job(*job);
-                    let made = job.output().is_some() && job.order().is_some_and(|order| order.user == self.user);
-                    if !made {
+                if let work::Command::Publish { job, .. } = command {
+                    streams.erasure(self.user).allows_more()?;
+                    // What is shown must have been made, by whoever shows it.
+                    let made_by = |job| {
+                        let job = streams.video_job(job);
+                        job.order().filter(|_| job.output().is_some()).map(|order| order.user)
+                    };
+                    if job.is_some_and(|job| made_by(job) != Some(self.user)) {
                         return Err(work::Refusal::NothingMade.into());
                     }
                 }
                 let events = streams.work(*work).decide(command)?;
                 decision.record(StreamId::Work(*work), events.into_iter().map(Event::Work));
+            }
+            Intent::Erase(command) => {
+                let (allowance, slots) = (streams.withdrawal_allowance(self.user), streams.video_slots(self.user));
+                let events = streams.erasure(self.user).decide(command, allowance, slots)?;
+                decision.record(StreamId::Erasure(self.user), events.into_iter().map(Event::Erasure));
             }
         }
         Ok(decision.recorded)
@@ -251,6 +269,67 @@ mod tests {
         assert_eq!(decide(&recharge(2_000_000_000), &[]), too_much, "the account's refusal leaves the order alone");
     }
 
+    #[test]
+    fn nothing_that_would_be_sealed_is_kept_for_a_person_who_is_forgotten() {
+        use crate::{Sealed, WithdrawalId, JobId};
+        let user = UserId(Uuid::from_u128(1));
+        let (id, sealed) = (Uuid::from_u128(2), || Sealed::try_from("AQ".to_owned()).unwrap());
+        let ask = |intent| Command { user, at: "2026-01-10T12:00:00Z".parse().unwrap(), intent };
+        let erase = |reference: &str| {
+            let reference = reference.parse().unwrap();
+            ask(Intent::Erase(erasure::Command { asked_by: erasure::AskedBy::Person, reference }))
+        };
+        let income: Points = 5_000.try_into().unwrap();
+        let earn = ask(Intent::Points(Action::Earn {
+            bucket: crate::Bucket::Income,
+            points: income,
+            reason: "task".parse().unwrap(),
+        }));
+        let mut given = decide(&earn, &[]).unwrap();
+        let request = withdrawal::steps::What::Request { points: 500.try_into().unwrap(), destination: sealed() };
+        let request = ask(Intent::Withdrawal(withdrawal::Step { withdrawal: WithdrawalId(id), what: request }));
+        let submit = ask(Intent::VideoJob(video_job::Step {
+            job: JobId(id),
+            what: video_job::steps::What::Submit {
+                kind: video_job::Kind::TextToVideo,
+                seconds: 1,
+                resolution: Some(video_job::Resolution::P480),
+                voice: None,
+                provider: None,
+                prompt: sealed(),
+                priority: 0,
+            },
+        }));
+        let publish = ask(Intent::Work {
+            work: WorkId(id),
+            command: work::Command::Publish {
+                creator: user,
+                job: None,
+                title: crate::Words::sealed(sealed()),
+                visibility: work::Visibility::Public,
+            },
+        });
+        let needing_the_key = [request, submit, publish];
+        for command in &needing_the_key {
+            let recorded = decide(command, &given).unwrap();
+            let in_the_way = decide(&erase("t-1"), &recorded);
+            assert_eq!(in_the_way.is_ok(), matches!(command.intent, Intent::Work { .. }), "{command:?}: {in_the_way:?}");
+            // The same asked again, by a retry whose key is forgotten, is what it was.
+            let before: Vec<_> = given.iter().chain(&recorded).cloned().collect();
+            let erased = decide(&erase("t-1"), &[]).unwrap();
+            let all: Vec<_> = before.iter().chain(&erased).cloned().collect();
+            let again = decide(command, &all);
+            assert_eq!(again.is_ok(), !matches!(command.intent, Intent::Work { .. }), "{command:?}: {again:?}");
+        }
+        given.extend(decide(&erase("t-1"), &given).unwrap());
+        assert_eq!(decide(&erase("t-2"), &given), Ok(vec![]), "a repeated erasure records nothing");
+        for command in &needing_the_key {
+            assert_eq!(decide(command, &given), Err(Refusal::Erasure(erasure::Refusal::Erased)), "{command:?}");
+        }
+        // What moves points and says nothing goes on.
+        assert!(decide(&earn, &given).is_ok());
+    }
+
     /// Refusals are kept beside their keys, so a node must read what another version has written.
     #[test]
     fn refusals_keep_their_json() {
@@ -262,6 +341,8 @@ mod tests {
             (insufficient.into(), r#"{"points":{"insufficient_points":{"asked":50,"available":7}}}"#),
             (points_account::Refusal::AccountFull.into(), r#"{"points":"account_full"}"#),
             (recharge_order::Refusal::OrderMismatch.into(), r#"{"recharge_order":"order_mismatch"}"#),
+            (erasure::Refusal::Erased.into(), r#"{"erasure":"erased"}"#),
+            (erasure::Refusal::JobsInFlight { jobs: 2 }.into(), r#"{"erasure":{"jobs_in_flight":{"jobs":2}}}"#),
         ];
         for (refusal, json) in refusals {
             let refusal: Refusal = refusal;

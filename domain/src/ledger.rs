@@ -175,7 +175,8 @@ pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
             | StreamId::WithdrawalAllowance(_)
             | StreamId::VideoJob(_)
             | StreamId::VideoSlots(_)
-            | StreamId::Work(_) => Vec::new(),
+            | StreamId::Work(_)
+            | StreamId::Erasure(_) => Vec::new(),
         },
         Event::VideoJob(event) => of_video_job(event),
         // They say what becomes of something; what it does to points is the account's events'.
@@ -186,7 +187,8 @@ pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
         | Event::Withdrawal(_)
         | Event::WithdrawalAllowance(_)
         | Event::VideoSlots(_)
-        | Event::Work(_) => Vec::new(),
+        | Event::Work(_)
+        | Event::Erasure(_) => Vec::new(),
     }
 }
 
@@ -217,10 +219,10 @@ fn of_points_account(user: UserId, event: &points_account::Event) -> Vec<Posting
             between(&Account::Revenue(revenue.clone()), &available, returned)
         }
         E::Expired { lots } => between(&available, &Account::Expiry, lots),
-        E::Adjusted { direction: Direction::Credit, moved, reason: _ } => {
+        E::Adjusted { direction: Direction::Credit, moved, reason: _, words: _ } => {
             between(&Account::Issuance(Issuance::Adjustment), &available, moved)
         }
-        E::Adjusted { direction: Direction::Debit, moved, reason: _ } => {
+        E::Adjusted { direction: Direction::Debit, moved, reason: _, words: _ } => {
             between(&available, &Account::Issuance(Issuance::Adjustment), moved)
         }
         E::TipPaid { taken, tip: _, to: _ } => between(&held, &Account::Transit, taken),

@@ -18,7 +18,10 @@ impl StreamId {
     /// Whose it is.
     pub const fn owner(&self) -> Owner {
         match self {
-            Self::PointsAccount(user) | Self::WithdrawalAllowance(user) | Self::VideoSlots(user) => Owner::Named(*user),
+            Self::PointsAccount(user)
+            | Self::WithdrawalAllowance(user)
+            | Self::VideoSlots(user)
+            | Self::Erasure(user) => Owner::Named(*user),
             Self::Like(like) => Owner::Named(like.user),
             Self::RechargeOrder(_) => Owner::InFirstEvent(&[&["credited", "user"]]),
             Self::Tip(_) => Owner::InFirstEvent(&[&["offered", "from"]]),

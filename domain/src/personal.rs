@@ -5,7 +5,7 @@
 //! has decided here whether it is personal. The ids of users are not: they are random, and streams are found by them.
 
 use crate::{
-    Event, like, points_account, recharge_order, tip,
+    Event, erasure, like, points_account, recharge_order, tip,
     tip::Terms,
     video_job,
     video_job::{Order, Output},
@@ -46,9 +46,10 @@ impl Event {
                 video_job::slots::Event::Taken { job: _ } | video_job::slots::Event::Freed { job: _ } => NONE,
             },
             Self::Work(event) => match event {
-                work::Event::Published { creator: _, job: _, title: _, visibility: _ } => &["title"],
+                work::Event::Published { creator: _, job: _, title: _, words: _, visibility: _ } => &["title", "words"],
                 work::Event::Unpublished {} => NONE,
             },
+            Self::Erasure(erasure::Event::Erased { asked_by: _, reference: _ }) => NONE,
         }
     }
 }
@@ -73,7 +74,7 @@ const fn of_points_account(event: &points_account::Event) -> Members {
         | PayoutStarted { withdrawal: _, taken: _ }
         | PaidOut { withdrawal: _, points: _, fee: _ }
         | PayoutReturned { withdrawal: _, returned: _ } => NONE,
-        Adjusted { direction: _, moved: _, reason: _ } => &["reason"],
+        Adjusted { direction: _, moved: _, reason: _, words: _ } => &["reason", "words"],
     }
 }
 
@@ -88,10 +89,11 @@ const fn of_withdrawal(event: &withdrawal::Event) -> Members {
             &["destination"]
         }
         Approved { reviewer: _ } => &["reviewer"],
-        Rejected { reviewer: _, reason: _ } => &["reviewer", "reason"],
+        Rejected { reviewer: _, reason: _, words: _ } => &["reviewer", "reason", "words"],
         Cancelled {} | PayoutStarted { provider: _ } => NONE,
         Paid { reference: _ } => &["reference"],
-        Failed { reason: _ } | AttentionNeeded { reason: _ } => &["reason"],
+        Failed { reason: _, words: _ } => &["reason", "words"],
+        AttentionNeeded { reason: _ } => &["reason"],
     }
 }
 
@@ -118,8 +120,8 @@ const fn of_video_job(event: &video_job::Event) -> Members {
             cost: _,
         } => &["output.object", "output.sha256"],
         // A provider's words, which may quote the prompt.
-        AttemptFailed { attempt: _, reason: _, retry_at: _, cost: _ }
-        | Failed { attempt: _, reason: _, retryable: _, cost: _ } => &["reason"],
+        AttemptFailed { attempt: _, reason: _, words: _, retry_at: _, cost: _ }
+        | Failed { attempt: _, reason: _, words: _, retryable: _, cost: _ } => &["reason", "words"],
     }
 }
 
@@ -141,12 +143,12 @@ mod tests {
             r#""user":"{ID}","kind":"text_to_video","seconds":5,"prompt":"c2VjcmV0","priority":1,"per_second":2"#
         );
         let table = [
-            ("points_account", "adjusted", r#"{"adjusted":{"direction":"credit","moved":{"paid":5},"reason":"why"}}"#.to_owned()),
+            ("points_account", "adjusted", r#"{"adjusted":{"direction":"credit","moved":{"paid":5},"reason":"why","words":"c2VjcmV0"}}"#.to_owned()),
             ("tip", "returned", r#"{"returned":{"reason":"why"}}"#.to_owned()),
-            ("withdrawal", "rejected", format!(r#"{{"rejected":{{"reviewer":"{ID}","reason":"why"}}}}"#)),
+            ("withdrawal", "rejected", format!(r#"{{"rejected":{{"reviewer":"{ID}","reason":"why","words":"c2VjcmV0"}}}}"#)),
             ("withdrawal", "approved", format!(r#"{{"approved":{{"reviewer":"{ID}"}}}}"#)),
             ("withdrawal", "paid", r#"{"paid":{"reference":"po_1"}}"#.to_owned()),
-            ("withdrawal", "failed", r#"{"failed":{"reason":"why"}}"#.to_owned()),
+            ("withdrawal", "failed", r#"{"failed":{"reason":"why","words":"c2VjcmV0"}}"#.to_owned()),
             (
                 "withdrawal",
                 "requested",
@@ -160,7 +162,7 @@ mod tests {
                 "succeeded",
                 r#"{"succeeded":{"attempt":1,"output":{"object":"a/b","seconds":1,"bytes":2,"sha256":"c","content_type":"video/mp4"},"used":5,"cost":{"micros":1,"currency":"usd"}}}"#.to_owned(),
             ),
-            ("work", "published", format!(r#"{{"published":{{"creator":"{ID}","title":"mine","visibility":"public"}}}}"#)),
+            ("work", "published", format!(r#"{{"published":{{"creator":"{ID}","title":"mine","words":"c2VjcmV0","visibility":"public"}}}}"#)),
         ];
         for (stream, event_type, payload) in table {
             let members = personal(stream, event_type, &payload);

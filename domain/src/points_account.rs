@@ -242,7 +242,8 @@ impl PointsAccount {
                         self.available.part_of(*bucket, points).ok_or(too_few)?
                     }
                 };
-                Event::Adjusted { direction: *direction, moved, reason: reason.clone() }
+                let (reason, words) = reason.clone().into_members();
+                Event::Adjusted { direction: *direction, moved, reason, words }
             }
 
             Action::Reserve { hold, points, from, purpose } => {
@@ -404,8 +405,8 @@ impl PointsAccount {
                 }
             }
             Event::Expired { lots } => self.available.take(lots),
-            Event::Adjusted { direction: Direction::Credit, moved, reason: _ } => self.available.put(moved),
-            Event::Adjusted { direction: Direction::Debit, moved, reason: _ } => self.available.take(moved),
+            Event::Adjusted { direction: Direction::Credit, moved, reason: _, words: _ } => self.available.put(moved),
+            Event::Adjusted { direction: Direction::Debit, moved, reason: _, words: _ } => self.available.take(moved),
         }
     }
 

@@ -7,7 +7,9 @@ use cqrs_es::Aggregate;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AggregateSchema, JobId, LikeId, OrderId, TipId, UserId, WithdrawalId, WorkId, like,
+    AggregateSchema, JobId, LikeId, OrderId, TipId, UserId, WithdrawalId, WorkId, erasure,
+    erasure::Erasure,
+    like,
     like::Like,
     points_account,
     points_account::PointsAccount,
@@ -188,6 +190,8 @@ streams! {
     VideoSlots / video_slots: UserId => VideoSlots, video_job::slots::Event;
     /// A published video.
     Work / work: WorkId => Work, work::Event;
+    /// Whether a user is forgotten.
+    Erasure / erasure: UserId => Erasure, erasure::Event;
 }
 
 /// A stored event does not read as one of ours.

@@ -35,7 +35,7 @@ pub use policy::VideoPolicy;
 pub use slots::VideoSlots;
 pub use steps::Step;
 
-use crate::{Label, Note, Points};
+use crate::{Label, Note, Points, Sealed, Words};
 
 /// What is asked of a job, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub enum Action {
         /// Which attempt.
         attempt: u32,
         /// Why.
-        reason: Note,
+        reason: Words,
         /// Whether another attempt may work.
         retryable: bool,
         /// What the provider wants for it all the same.
@@ -116,6 +116,9 @@ pub enum Event {
         attempt: u32,
         /// Why.
         reason: Note,
+        /// The same, when a person has said it: for whoever has the key of the person whom it is about.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        words: Option<Sealed>,
         /// Not before.
         retry_at: DateTime<Utc>,
         /// What the provider wants for it all the same.
@@ -127,6 +130,9 @@ pub enum Event {
         attempt: u32,
         /// Why.
         reason: Note,
+        /// The same, when a person has said it: for whoever has the key of the person whom it is about.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        words: Option<Sealed>,
         /// Whether another attempt might have worked: then it was tried too often, else it cannot be made.
         retryable: bool,
         /// What the provider wants for the last attempt all the same.
@@ -315,13 +321,14 @@ impl VideoJob {
                 if !is_running(*attempt) {
                     return Err(Refusal::StaleAttempt { attempt: *attempt, state: *status });
                 }
-                let (attempt, reason, cost) = (*attempt, reason.clone(), cost.clone());
+                let (attempt, cost) = (*attempt, cost.clone());
+                let (reason, words) = reason.clone().into_members();
                 if *retryable && attempt < policy.attempts_max {
                     let wait = TimeDelta::seconds(i64::from(policy.back_off_s(attempt)));
                     let retry_at = command.at.checked_add_signed(wait).ok_or(Refusal::TimeOutOfRange)?;
-                    Ok(vec![Event::AttemptFailed { attempt, reason, retry_at, cost }])
+                    Ok(vec![Event::AttemptFailed { attempt, reason, words, retry_at, cost }])
                 } else {
-                    Ok(vec![Event::Failed { attempt, reason, retryable: *retryable, cost }])
+                    Ok(vec![Event::Failed { attempt, reason, words, retryable: *retryable, cost }])
                 }
             }
             Action::Cancel => match status {

@@ -27,7 +27,7 @@ pub use allowance::WithdrawalAllowance;
 pub use policy::{Money, WithdrawalPolicy};
 pub use steps::{Step, What};
 
-use crate::{Label, Note, Points, Reference, Sealed, UserId};
+use crate::{Label, Note, Points, Reference, Sealed, UserId, Words};
 
 /// What is asked of a withdrawal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub enum Command {
         /// Who.
         reviewer: UserId,
         /// Why.
-        reason: Note,
+        reason: Words,
     },
     /// Its owner no longer wants it.
     Cancel,
@@ -96,7 +96,7 @@ pub enum Outcome {
     /// The provider has not paid and will not.
     Failed {
         /// Why.
-        reason: Note,
+        reason: Words,
     },
 }
 
@@ -117,6 +117,9 @@ pub enum Event {
         reviewer: UserId,
         /// Why.
         reason: Note,
+        /// The same, when a person has said it: for whoever has the key of the person whom it is about.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        words: Option<Sealed>,
     },
     /// Its owner took it back, and the points with it.
     Cancelled {},
@@ -134,6 +137,9 @@ pub enum Event {
     Failed {
         /// Why.
         reason: Note,
+        /// The same, when a person has said it: for whoever has the key of the person whom it is about.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        words: Option<Sealed>,
     },
     /// A person has to find out.
     AttentionNeeded {
@@ -337,7 +343,10 @@ impl Withdrawal {
                 | Status::Failed => not_now,
             },
             Command::Reject { reviewer, reason } => match status {
-                Status::UnderReview => Ok(vec![Event::Rejected { reviewer: *reviewer, reason: reason.clone() }]),
+                Status::UnderReview => {
+                    let (reason, words) = reason.clone().into_members();
+                    Ok(vec![Event::Rejected { reviewer: *reviewer, reason, words }])
+                },
                 Status::Approved
                 | Status::Paying
                 | Status::NeedsAttention
@@ -375,7 +384,9 @@ impl Withdrawal {
                 | Status::Failed => not_now,
             },
             Command::Fail { reason } => match status {
-                Status::Paying | Status::NeedsAttention => Ok(vec![Event::Failed { reason: reason.clone() }]),
+                Status::Paying | Status::NeedsAttention => {
+                    Ok(vec![Event::Failed { reason: reason.clone(), words: None }])
+                }
                 Status::Failed => Ok(Vec::new()),
                 Status::UnderReview | Status::Approved | Status::Paid | Status::Rejected | Status::Cancelled => not_now,
             },
@@ -384,7 +395,8 @@ impl Withdrawal {
                     Ok(vec![Event::Paid { reference: reference.clone() }])
                 }
                 (Status::NeedsAttention, Outcome::Failed { reason }) => {
-                    Ok(vec![Event::Failed { reason: reason.clone() }])
+                    let (reason, words) = reason.clone().into_members();
+                    Ok(vec![Event::Failed { reason, words }])
                 }
                 (Status::Paid, Outcome::Paid { reference }) if paid_as.as_ref() == Some(reference) => Ok(Vec::new()),
                 (Status::Failed, Outcome::Failed { .. }) => Ok(Vec::new()),
@@ -440,7 +452,7 @@ impl Withdrawal {
                 requested.reference = Some(reference.clone());
                 requested.status = Status::Paid;
             }
-            Event::Failed { reason: _ } => requested.status = Status::Failed,
+            Event::Failed { reason: _, words: _ } => requested.status = Status::Failed,
             Event::AttentionNeeded { reason: _ } => requested.status = Status::NeedsAttention,
         }
     }

@@ -11,7 +11,7 @@ use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{JobId, Note, UserId};
+use crate::{JobId, Note, Sealed, UserId, Words};
 
 /// Who may see a work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -33,7 +33,7 @@ pub enum Command {
         /// Of which job it came; none when it was made elsewhere.
         job: Option<JobId>,
         /// What it is called.
-        title: Note,
+        title: Words,
         /// Who may see it.
         visibility: Visibility,
     },
@@ -57,6 +57,9 @@ pub enum Event {
         job: Option<JobId>,
         /// What it is called.
         title: Note,
+        /// The same, when its maker has said it: for whoever has the maker's key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        words: Option<Sealed>,
         /// Who may see it.
         visibility: Visibility,
     },
@@ -89,7 +92,7 @@ pub struct Work {
 struct Known {
     creator: UserId,
     job: Option<JobId>,
-    title: Note,
+    title: Words,
     visibility: Visibility,
     shown: bool,
 }
@@ -110,7 +113,8 @@ impl Work {
                 if known.as_ref() == Some(&asked) {
                     return Ok(Vec::new());
                 }
-                Ok(vec![Event::Published { creator, job, title: asked.title, visibility }])
+                let (title, words) = asked.title.into_members();
+                Ok(vec![Event::Published { creator, job, title, words, visibility }])
             }
             (Command::Unpublish { creator }, Some(known)) if *creator == known.creator => {
                 Ok(if known.shown { vec![Event::Unpublished {}] } else { Vec::new() })
@@ -122,8 +126,9 @@ impl Work {
     /// Fold one event in.
     pub fn apply(&mut self, event: &Event) {
         match event {
-            Event::Published { creator, job, title, visibility } => {
-                let (creator, job, title, visibility) = (*creator, *job, title.clone(), *visibility);
+            Event::Published { creator, job, title, words, visibility } => {
+                let (creator, job, visibility) = (*creator, *job, *visibility);
+                let title = Words::of_members(title.clone(), words.clone());
                 self.known = Some(Known { creator, job, title, visibility, shown: true });
             }
             Event::Unpublished {} => {
@@ -136,7 +141,7 @@ impl Work {
 
     /// Memory beside itself.
     pub fn heap_bytes(&self) -> usize {
-        self.known.as_ref().map_or(0, |known| known.title.as_str().len())
+        self.known.as_ref().map_or(0, |known| known.title.heap_bytes())
     }
 }
 

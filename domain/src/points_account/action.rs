@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Bucket, HoldId, Label, Note, OrderId, Points, SpendId, TipId, UserId, WithdrawalId};
+use crate::{Bucket, HoldId, Label, OrderId, Points, SpendId, TipId, UserId, WithdrawalId, Words};
 
 /// What an account can be asked to do. Its serialized form tells whether a retry asks for the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -76,7 +76,7 @@ pub enum Action {
         /// How many; not zero.
         points: Points,
         /// Why, for whoever reads the books.
-        reason: Note,
+        reason: Words,
     },
     /// Set points aside for something that takes its time, such as a tip or a payout: until that ends them, and no
     /// longer or shorter. Only other decisions ask for it, and only they can end it.

@@ -4,7 +4,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Direction;
-use crate::{HoldId, Label, Note, OrderId, Points, Purse, SpendId, TipId, UserId, WithdrawalId};
+use crate::{HoldId, Label, Note, OrderId, Points, Purse, Sealed, SpendId, TipId, UserId, WithdrawalId};
 
 /// What happened to an account. Kept for ever: a changed shape is a new version with an upcaster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -103,6 +103,9 @@ pub enum Event {
         moved: Purse,
         /// Why.
         reason: Note,
+        /// The same, when a person has said it: for whoever has the key of the person whom it is about.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        words: Option<Sealed>,
     },
     /// The points held for a tip went on their way.
     TipPaid {

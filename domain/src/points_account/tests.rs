@@ -95,7 +95,7 @@ fn refund(spend: u128, amount: impl Into<Option<i64>>) -> Action {
     Action::Refund { spend: id(SpendId, spend), points: amount.into().map(points) }
 }
 fn adjust(bucket: Bucket, direction: Direction, amount: i64) -> Action {
-    Action::Adjust { bucket, direction, points: points(amount), reason: note() }
+    Action::Adjust { bucket, direction, points: points(amount), reason: note().into() }
 }
 
 fn reserve(number: u128, amount: i64, from: Source) -> Action {
@@ -174,7 +174,7 @@ fn expired<const LOTS: usize>(lots: [(i64, i64); LOTS]) -> Event {
     Event::Expired { lots: purse(lots, 0, 0) }
 }
 fn adjusted(direction: Direction, moved: Purse) -> Event {
-    Event::Adjusted { direction, moved, reason: note() }
+    Event::Adjusted { direction, moved, reason: note(), words: None }
 }
 
 // Given that, when this, then that.

@@ -270,7 +270,7 @@ impl World {
     }
 
     fn give(&mut self, user: UserId, bucket: Bucket, amount: i64) {
-        let action = Action::Adjust { bucket, direction: Direction::Credit, points: points(amount), reason: note("x") };
+        let action = Action::Adjust { bucket, direction: Direction::Credit, points: points(amount), reason: note("x").into() };
         let policy = Policy {
             points: crate::PointsPolicy { amount_max: points(POINTS_MAX), ..Default::default() },
             ..Default::default()
@@ -558,7 +558,7 @@ proptest! {
             at += TimeDelta::days(days);
             let (who, intent) = match deed {
                 Deed::Give(who, bucket, amount) => (user(who), Intent::Points(Action::Adjust {
-                    bucket, direction: Direction::Credit, points: points(amount), reason: note("x"),
+                    bucket, direction: Direction::Credit, points: points(amount), reason: note("x").into(),
                 })),
                 Deed::Spend(who, amount) => (user(who), Intent::Points(Action::Spend {
                     spend: crate::SpendId(Uuid::from_u128(u128::try_from(books.log.len()).unwrap())),

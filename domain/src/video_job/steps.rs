@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Action, Command, Cost, Kind, Order, Output, Resolution, Status, slots};
 use crate::{
-    Event, HoldId, JobId, Label, Note, Points, Policy, Refusal, Sealed, StreamId, Streams, UserId,
+    Event, HoldId, JobId, Label, Points, Policy, Refusal, Sealed, StreamId, Streams, UserId, Words,
     command::Decision,
     points_account::{self, Source},
 };
@@ -59,7 +59,7 @@ pub enum What {
         /// Which attempt.
         attempt: u32,
         /// Why.
-        reason: Note,
+        reason: Words,
         /// Whether another attempt may work.
         retryable: bool,
         /// What the provider wants for it all the same.
@@ -77,7 +77,10 @@ impl Step {
         let job = StreamId::VideoJob(self.job);
         match self.what {
             What::Lease { .. } => vec![job],
-            What::Submit { .. } | What::Complete { .. } | What::FailAttempt { .. } | What::Cancel | What::Expire => {
+            What::Submit { .. } => {
+                vec![job, StreamId::VideoSlots(user), StreamId::PointsAccount(user), StreamId::Erasure(user)]
+            }
+            What::Complete { .. } | What::FailAttempt { .. } | What::Cancel | What::Expire => {
                 vec![job, StreamId::VideoSlots(user), StreamId::PointsAccount(user)]
             }
         }
@@ -101,6 +104,10 @@ impl Step {
             .into());
         }
         let before = decision.video_job(job).status();
+        // A retry of what was recorded before is no new order.
+        if before.is_none() && matches!(self.what, What::Submit { .. }) {
+            decision.erasure(user).allows_more()?;
+        }
         let command = Command { at: decision.at(), action: self.action(user) };
         let events = decision.video_job(job).decide(&command, &policy.videos)?;
         let used = events.iter().find_map(|event| match event {

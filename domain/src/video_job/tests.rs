@@ -88,11 +88,11 @@ fn succeeded(attempt: u32, seconds: u32, used: i64) -> Event {
 }
 
 fn attempt_failed(attempt: u32, retry_at: DateTime<Utc>) -> Event {
-    Event::AttemptFailed { attempt, reason: note("broke"), retry_at, cost: cost(3) }
+    Event::AttemptFailed { attempt, reason: note("broke"), words: None, retry_at, cost: cost(3) }
 }
 
 fn failed(attempt: u32, retryable: bool) -> Event {
-    Event::Failed { attempt, reason: note("broke"), retryable, cost: cost(3) }
+    Event::Failed { attempt, reason: note("broke"), words: None, retryable, cost: cost(3) }
 }
 
 fn submit(order: Order) -> Action {
@@ -108,7 +108,7 @@ fn complete(attempt: u32, seconds: u32) -> Action {
 }
 
 fn fail(attempt: u32, retryable: bool) -> Action {
-    Action::FailAttempt { attempt, reason: note("broke"), retryable, cost: cost(3) }
+    Action::FailAttempt { attempt, reason: note("broke").into(), retryable, cost: cost(3) }
 }
 
 #[track_caller]
@@ -414,7 +414,7 @@ proptest! {
                 },
                 Move::Lease => What::Lease { worker: Label::of("w"), provider: Label::of("p") },
                 Move::Complete { attempt, seconds } => What::Complete { attempt, output: output(seconds), cost: cost(1) },
-                Move::Fail { attempt, retryable } => What::FailAttempt { attempt, reason: note("broke"), retryable, cost: cost(1) },
+                Move::Fail { attempt, retryable } => What::FailAttempt { attempt, reason: note("broke").into(), retryable, cost: cost(1) },
                 Move::Cancel => What::Cancel,
                 Move::Expire => What::Expire,
             };

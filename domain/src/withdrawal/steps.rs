@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Command, Outcome, Status, allowance};
 use crate::{
-    Event, HoldId, Label, Note, Points, Policy, Reference, Refusal, Sealed, StreamId, Streams, UserId, WithdrawalId,
+    Event, HoldId, Label, Note, Points, Policy, Reference, Refusal, Sealed, StreamId, Streams, UserId, WithdrawalId, Words,
     command::Decision,
     points_account::{Action, Source},
 };
@@ -38,7 +38,7 @@ pub enum What {
         /// Who.
         reviewer: UserId,
         /// Why.
-        reason: Note,
+        reason: Words,
     },
     /// Its owner no longer wants it: the points go back.
     Cancel,
@@ -78,8 +78,13 @@ impl Step {
         match self.what {
             What::NeedAttention { .. } => vec![withdrawal],
             What::StartPayout { .. } => vec![withdrawal, StreamId::PointsAccount(user)],
-            What::Request { .. }
-            | What::Approve { .. }
+            What::Request { .. } => vec![
+                withdrawal,
+                StreamId::WithdrawalAllowance(user),
+                StreamId::PointsAccount(user),
+                StreamId::Erasure(user),
+            ],
+            What::Approve { .. }
             | What::Reject { .. }
             | What::Cancel
             | What::Settle { .. }
@@ -102,6 +107,10 @@ impl Step {
             return Err(super::Refusal::NotRequested.into());
         }
         let before = decision.withdrawal(withdrawal).status();
+        // A retry of what was recorded before is no new request.
+        if before.is_none() && matches!(self.what, What::Request { .. }) {
+            decision.erasure(user).allows_more()?;
+        }
         let events = decision.withdrawal(withdrawal).decide(&self.command(user), &policy.withdrawals)?;
         decision.record(StreamId::Withdrawal(withdrawal), events.into_iter().map(Event::Withdrawal));
         let after = decision.withdrawal(withdrawal).status();

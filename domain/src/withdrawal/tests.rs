@@ -81,10 +81,10 @@ fn approved(reviewer: UserId) -> Event {
     Event::Approved { reviewer }
 }
 fn reject(reviewer: UserId) -> Command {
-    Command::Reject { reviewer, reason: note("looks odd") }
+    Command::Reject { reviewer, reason: note("looks odd").into() }
 }
 fn rejected(reviewer: UserId) -> Event {
-    Event::Rejected { reviewer, reason: note("looks odd") }
+    Event::Rejected { reviewer, reason: note("looks odd"), words: None }
 }
 fn start(provider: &'static str) -> Command {
     Command::StartPayout { provider: Label::of(provider) }
@@ -102,7 +102,7 @@ fn fail(text: &str) -> Command {
     Command::Fail { reason: note(text) }
 }
 fn failed(text: &str) -> Event {
-    Event::Failed { reason: note(text) }
+    Event::Failed { reason: note(text), words: None }
 }
 fn need_attention() -> Command {
     Command::NeedAttention { reason: note("no answer") }
@@ -114,7 +114,7 @@ fn resolve_paid(operator: UserId, text: &str) -> Command {
     Command::Resolve { operator, outcome: Outcome::Paid { reference: reference(text) } }
 }
 fn resolve_failed(operator: UserId) -> Command {
-    Command::Resolve { operator, outcome: Outcome::Failed { reason: note("closed account") } }
+    Command::Resolve { operator, outcome: Outcome::Failed { reason: note("closed account").into() } }
 }
 
 /// A column for everything that a withdrawal can be, a row for everything that can be asked. `+` records the event,
@@ -521,7 +521,7 @@ fn every_step_moves_the_points_along_with_the_withdrawal() {
             ],
         ),
         (
-            vec![wanted(30), What::Reject { reviewer: FIRST, reason: note("odd") }],
+            vec![wanted(30), What::Reject { reviewer: FIRST, reason: note("odd").into() }],
             vec![&["requested", "used", "held"], &["rejected", "given_back", "released"]],
         ),
         (
@@ -559,7 +559,7 @@ fn only_income_is_withdrawn() {
     let mut store = Store::default();
     for bucket in [Bucket::Promo, Bucket::Paid] {
         let direction = crate::points_account::Direction::Credit;
-        let adjust = Action::Adjust { bucket, direction, points: points(500), reason: note("goodwill") };
+        let adjust = Action::Adjust { bucket, direction, points: points(500), reason: note("goodwill").into() };
         store.execute(&on_account(0, adjust)).unwrap();
     }
     store.execute(&on_account(0, earn(19))).unwrap();
@@ -720,12 +720,12 @@ fn moves() -> impl Strategy<Value = Vec<(i64, Move)>> {
     let text = || select(vec!["po_1", "po_2"]);
     let outcome = prop_oneof![
         text().prop_map(|text| Outcome::Paid { reference: reference(text) }),
-        Just(Outcome::Failed { reason: note("closed") }),
+        Just(Outcome::Failed { reason: note("closed").into() }),
     ];
     let what = prop_oneof![
         4 => amount.prop_map(wanted),
         4 => who().prop_map(|reviewer| What::Approve { reviewer }),
-        1 => who().prop_map(|reviewer| What::Reject { reviewer, reason: note("odd") }),
+        1 => who().prop_map(|reviewer| What::Reject { reviewer, reason: note("odd").into() }),
         1 => Just(What::Cancel),
         4 => Just(What::StartPayout { provider: local() }),
         3 => text().prop_map(|text| What::Settle { reference: reference(text) }),

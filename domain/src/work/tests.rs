@@ -14,11 +14,11 @@ fn note(text: &str) -> Note {
 }
 
 fn publish(creator: UserId, job: Option<JobId>, title: &str, visibility: Visibility) -> Command {
-    Command::Publish { creator, job, title: note(title), visibility }
+    Command::Publish { creator, job, title: note(title).into(), visibility }
 }
 
 fn published(job: Option<JobId>, title: &str, visibility: Visibility) -> Event {
-    Event::Published { creator: MAKER, job, title: note(title), visibility }
+    Event::Published { creator: MAKER, job, title: note(title), words: None, visibility }
 }
 
 #[track_caller]
