@@ -71,11 +71,11 @@ fn lots_moved(event: &RecordedEvent) -> Vec<(DateTime<Utc>, i64)> {
         | E::Released { returned: purse, hold: _, cause: _ }
         | E::PayoutReturned { returned: purse, withdrawal: _ }
         | E::Refunded { returned: purse, spend: _, revenue: _ }
-        | E::Adjusted { direction: Direction::Credit, moved: purse, reason: _ } => moved(purse, 1),
+        | E::Adjusted { direction: Direction::Credit, moved: purse, reason: _, words: _ } => moved(purse, 1),
         E::Spent { taken: purse, spend: _, product: _, refundable_until: _, revenue: _ }
         | E::Held { taken: purse, hold: _, reason: _, expires_at: _ }
         | E::Expired { lots: purse }
-        | E::Adjusted { direction: Direction::Debit, moved: purse, reason: _ } => moved(purse, -1),
+        | E::Adjusted { direction: Direction::Debit, moved: purse, reason: _, words: _ } => moved(purse, -1),
         E::Recharged { order: _, points: _ }
         | E::Captured { hold: _, taken: _, revenue: _ }
         | E::TipPaid { tip: _, to: _, taken: _ }

@@ -13,7 +13,7 @@ use chrono::Datelike;
 use skyriff_domain::{
     Event, RecordedEvent,
     ledger::{Posting, postings},
-    points_account,
+    points_account, words,
 };
 use skyriff_follow::{ApplyError, Batch};
 use sqlx::PgConnection;
@@ -126,7 +126,7 @@ fn reference(event: &RecordedEvent) -> Option<String> {
             E::Spent { spend, .. } | E::Refunded { spend, .. } => Some(spend.to_string()),
             E::Held { hold, .. } | E::Captured { hold, .. } | E::Released { hold, .. } => Some(hold.to_string()),
             E::Expired { .. } => None,
-            E::Adjusted { reason, .. } => Some(reason.clone().into()),
+            E::Adjusted { reason, words, .. } => Some(words::to_column(reason, words.as_ref())),
             E::TipPaid { tip, .. } | E::TipReceived { tip, .. } => Some(tip.to_string()),
             E::PayoutStarted { withdrawal, .. }
             | E::PaidOut { withdrawal, .. }
@@ -140,6 +140,7 @@ fn reference(event: &RecordedEvent) -> Option<String> {
         | Event::Withdrawal(_)
         | Event::WithdrawalAllowance(_)
         | Event::VideoSlots(_)
-        | Event::Work(_) => None,
+        | Event::Work(_)
+        | Event::Erasure(_) => None,
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use skyriff_domain::{
     Event, JobId, Points, RecordedEvent, StreamId,
     video_job::{self, Cost, Order, Status},
+    words,
 };
 use skyriff_follow::{ApplyError, Batch};
 use sqlx::{FromRow, PgConnection, types::Json};
@@ -120,13 +121,13 @@ fn fold(
             row.content_type = Some(output.content_type.as_str().to_owned());
             (Status::Succeeded, Some((cost, Some(*used))))
         }
-        E::AttemptFailed { attempt: _, reason, retry_at, cost } => {
-            row.reason = Some(reason.as_str().to_owned());
+        E::AttemptFailed { attempt: _, reason, words, retry_at, cost } => {
+            row.reason = Some(words::to_column(reason, words.as_ref()));
             row.retry_at = Some(*retry_at);
             (Status::Queued, Some((cost, None)))
         }
-        E::Failed { attempt: _, reason, retryable: _, cost } => {
-            row.reason = Some(reason.as_str().to_owned());
+        E::Failed { attempt: _, reason, words, retryable: _, cost } => {
+            row.reason = Some(words::to_column(reason, words.as_ref()));
             (Status::Failed, Some((cost, None)))
         }
         E::Cancelled {} => (Status::Cancelled, None),

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use skyriff_domain::{
     Event, RecordedEvent, StreamId, WithdrawalId,
     withdrawal::{self, Status},
+    words,
 };
 use skyriff_follow::{ApplyError, Batch};
 use sqlx::{FromRow, PgConnection};
@@ -87,9 +88,9 @@ fn fold(
             let enough = row.approved_by.len() >= usize::try_from(row.reviews_needed).unwrap_or_default();
             if enough { Status::Approved } else { Status::UnderReview }
         }
-        E::Rejected { reviewer, reason } => {
+        E::Rejected { reviewer, reason, words } => {
             row.rejected_by = Some(reviewer.0);
-            row.reason = Some(reason.as_str().to_owned());
+            row.reason = Some(words::to_column(reason, words.as_ref()));
             Status::Rejected
         }
         E::Cancelled {} => Status::Cancelled,
@@ -102,8 +103,8 @@ fn fold(
             row.reason = None;
             Status::Paid
         }
-        E::Failed { reason } => {
-            row.reason = Some(reason.as_str().to_owned());
+        E::Failed { reason, words } => {
+            row.reason = Some(words::to_column(reason, words.as_ref()));
             Status::Failed
         }
         E::AttentionNeeded { reason } => {

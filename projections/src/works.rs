@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use skyriff_domain::{Event, RecordedEvent, StreamId, WorkId, work, work::Visibility};
+use skyriff_domain::{Event, RecordedEvent, StreamId, WorkId, words, work, work::Visibility};
 use skyriff_follow::{ApplyError, Batch};
 use sqlx::PgConnection;
 
@@ -46,12 +46,12 @@ async fn upsert(changes: &BTreeMap<WorkId, Change<'_>>, transaction: &mut PgConn
     let mut rows = Rows::default();
     for (work, change) in changes {
         let Some((first, last)) = change.shown else { continue };
-        let Event::Work(work::Event::Published { creator, job, title, visibility }) = &last.event else { continue };
+        let Event::Work(work::Event::Published { creator, job, title, words, visibility }) = &last.event else { continue };
         rows.works.push(work.0);
         rows.creators.push(creator.0);
         rows.shards.push(i16::try_from(last.at.shard.0).map_err(|error| ApplyError::Misfit(error.to_string()))?);
         rows.jobs.push(job.map(|job| job.0));
-        rows.titles.push(title.as_str().to_owned());
+        rows.titles.push(words::to_column(title, words.as_ref()));
         rows.visibilities.push(name_of(*visibility));
         rows.stand.push(change.stands);
         rows.first_shown_at.push(first.occurred_at);

@@ -5,13 +5,15 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use skyriff_domain::{LogPosition, Position, ShardId, UserId};
 use skyriff_edge::{Caller, Path, Problem, Query, Right, problem::ProblemBody};
+use skyriff_vault::{Column, Purpose, Vault};
 use sqlx::{FromRow, PgPool};
 use utoipa::ToSchema;
 
 use crate::{
     balance::{POSITION, present},
+    opening::Opening,
     page::{self, Page, Place},
-    replicas::{self, AtLeast, Fresh, Replicas},
+    replicas::{self, AtLeast, Fresh},
 };
 
 /// A page of a user's ledger, newest business time first.
@@ -98,7 +100,7 @@ struct Row {
               (status = 403, body = ProblemBody, content_type = "application/problem+json"),
               (status = 503, body = ProblemBody, content_type = "application/problem+json", headers(("Retry-After" = u32)))))]
 pub(crate) async fn ledger_entries(
-    State(replicas): State<Replicas>,
+    State(Opening { replicas, vault }): State<Opening>,
     Path(user): Path<UserId>,
     Query(page): Query<Page>,
     caller: Caller,
@@ -110,8 +112,22 @@ pub(crate) async fn ledger_entries(
     let shard = replicas.shard_of(user);
     let fresh = replicas.read(shard, &at_least, &EntriesOf { shard, user, after, limit }).await?;
     let position = LogPosition { shard, position: fresh.position }.to_string();
-    let body = body(shard, fresh.rows, limit, position.clone());
+    let mut body = body(shard, fresh.rows, limit, position.clone());
+    open_references(&vault, user, &mut body.entries).await;
     Ok(([(POSITION, HeaderValue::try_from(position).ok())].map(present), Json(body)))
+}
+
+/// Why points were corrected stands sealed where other entries have an id or a day.
+async fn open_references(vault: &Vault, user: UserId, entries: &mut [LedgerEntry]) {
+    let texts: Vec<_> = entries.iter().map(|entry| entry.reference.clone().unwrap_or_default()).collect();
+    let columns: Vec<_> = texts
+        .iter()
+        .map(|text| Column { person: user, purpose: Purpose::AdjustmentReason, thing: user.0, text })
+        .collect();
+    let opened = vault.open_columns(&columns).await;
+    for (entry, opened) in entries.iter_mut().zip(opened) {
+        entry.reference = entry.reference.take().and(opened);
+    }
 }
 
 struct EntriesOf {

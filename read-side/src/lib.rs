@@ -22,6 +22,7 @@ pub mod work_likes;
 pub mod works;
 
 pub mod cached;
+mod opening;
 pub mod page;
 pub mod replicas;
 
@@ -33,12 +34,13 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use events::EventLogs;
 use hot_works::HotWorks;
+use opening::Opening;
 pub use proofs::Proofs;
 pub use replicas::{ReadDatabase, Replicas};
 pub use story::Stories;
 
-/// Every query's route.
-pub fn routes(replicas: Replicas) -> OpenApiRouter {
+/// Every query's route, but for those of withdrawals and videos.
+pub fn routes(replicas: Replicas, vault: Vault) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(balance::balance))
         .routes(routes!(ledger_entries::ledger_entries))
@@ -50,7 +52,7 @@ pub fn routes(replicas: Replicas) -> OpenApiRouter {
         .routes(routes!(work::work))
         .routes(routes!(works::newest))
         .routes(routes!(works::of_user))
-        .with_state(replicas.clone())
+        .with_state(Opening { replicas: replicas.clone(), vault })
         .merge(OpenApiRouter::new().routes(routes!(hot_works::hot_works)).with_state(HotWorks::new(replicas)))
 }
 

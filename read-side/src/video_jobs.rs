@@ -8,7 +8,7 @@ use skyriff_domain::{
     video_job::{Kind as What, Resolution, Status},
 };
 use skyriff_edge::{Caller, Kind, Path, Problem, Query, Right, Role, problem::ProblemBody};
-use skyriff_vault::Vault;
+use skyriff_vault::{Column, Purpose, Vault};
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -212,7 +212,18 @@ async fn shown(vault: &Vault, caller: &Caller, rows: Vec<Row>) -> Vec<VideoJob> 
     // Everything else is shown when the keys cannot be reached, or are no more.
     let mut opened = vault.open_prompts(&asked).await.into_iter();
     let prompts: Vec<_> = sealed.iter().map(|sealed| sealed.as_ref().and_then(|_| opened.next()?.ok())).collect();
-    rows.into_iter().zip(prompts).map(|(row, prompt)| show(row, prompt)).collect()
+    let columns: Vec<_> = rows
+        .iter()
+        .map(|row| Column {
+            person: UserId(row.user_id),
+            purpose: Purpose::AttemptReason,
+            thing: row.job,
+            text: row.reason.as_deref().unwrap_or_default(),
+        })
+        .collect();
+    let reasons = vault.open_columns(&columns).await;
+    let rows = rows.into_iter().zip(reasons).map(|(row, opened)| Row { reason: row.reason.and(opened), ..row });
+    rows.zip(prompts).map(|(row, prompt)| show(row, prompt)).collect()
 }
 
 fn show(row: Row, prompt: Option<String>) -> VideoJob {

@@ -14,7 +14,7 @@ use skyriff_domain::{
     withdrawal::{Money, Status},
 };
 use skyriff_edge::{Caller, Kind, Problem, Role};
-use skyriff_vault::{Error, Masked, Vault};
+use skyriff_vault::{Column, Error, Masked, Purpose, Vault};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -188,7 +188,18 @@ async fn shown(vault: &Vault, caller: &Caller, rows: Vec<Row>) -> Vec<Withdrawal
     } else {
         rows.iter().map(|_| None).collect::<Vec<_>>()
     };
-    rows.into_iter().zip(destinations).map(|(row, destination)| body(caller.role, row, destination)).collect()
+    let columns: Vec<_> = rows
+        .iter()
+        .map(|row| Column {
+            person: UserId(row.user_id),
+            purpose: Purpose::WithdrawalReason,
+            thing: row.withdrawal_id,
+            text: row.reason.as_deref().unwrap_or_default(),
+        })
+        .collect();
+    let opened = vault.open_columns(&columns).await;
+    let rows = rows.into_iter().zip(opened).map(|(row, opened)| Row { reason: row.reason.and(opened), ..row });
+    rows.zip(destinations).map(|(row, destination)| body(caller.role, row, destination)).collect()
 }
 
 fn masked(opened: Result<skyriff_vault::Destination, Error>) -> ShownDestination {

@@ -8,11 +8,15 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use skyriff_domain::{JobId, Position, ShardId, UserId, WorkId, work::Visibility};
 use skyriff_edge::{Caller, Kind, Path, Problem, Right, problem::ProblemBody};
+use skyriff_vault::{Column, Purpose, Vault};
 use sqlx::{FromRow, PgPool};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::replicas::{AtLeast, FreshParts, QueryEverywhere, Replicas};
+use crate::{
+    opening::Opening,
+    replicas::{AtLeast, FreshParts, QueryEverywhere},
+};
 
 /// A work that is shown.
 #[derive(Clone, Serialize, ToSchema)]
@@ -23,7 +27,9 @@ pub(crate) struct Work {
     /// What made it; none when it was made elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) job: Option<JobId>,
-    pub(crate) title: String,
+    /// What its maker calls it; none while nobody can open it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) title: Option<String>,
     pub(crate) visibility: Visibility,
     /// When it was first shown.
     pub(crate) published_at: DateTime<Utc>,
@@ -56,7 +62,7 @@ impl From<Row> for Work {
             work: WorkId(row.work_id),
             creator: UserId(row.creator),
             job: row.job.map(JobId),
-            title: row.title,
+            title: Some(row.title),
             visibility,
             published_at: row.published_at,
         }
@@ -75,7 +81,7 @@ impl From<Row> for Work {
               (status = 503, body = ProblemBody, content_type = "application/problem+json", headers(("Retry-After" = u32))),
               (status = 504, body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn work(
-    State(replicas): State<Replicas>,
+    State(Opening { replicas, vault }): State<Opening>,
     Path(work): Path<WorkId>,
     caller: Caller,
     at_least: AtLeast,
@@ -84,8 +90,25 @@ pub(crate) async fn work(
     let parts = replicas.read_everywhere(&at_least, &WorkOf(work)).await?;
     let likes = parts.iter().map(|part| part.rows.1).sum();
     let shown = parts.into_iter().find_map(|part| part.rows.0);
-    let work = shown.ok_or_else(|| Problem::new(&Kind::NOT_FOUND).detail("no such work is shown"))?;
+    let mut shown: Vec<_> = shown.into_iter().collect();
+    open_titles(&vault, &mut shown).await;
+    let work = shown.pop().ok_or_else(|| Problem::new(&Kind::NOT_FOUND).detail("no such work is shown"))?;
     Ok(Json(WorkAndLikes { work, likes }))
+}
+
+/// Titles in the clear. As the tables have them they never leave.
+pub(crate) async fn open_titles(vault: &Vault, works: &mut [Work]) {
+    let columns: Vec<_> = works
+        .iter()
+        .map(|work| Column {
+            person: work.creator,
+            purpose: Purpose::WorkTitle,
+            thing: work.work.0,
+            text: work.title.as_deref().unwrap_or_default(),
+        })
+        .collect();
+    let opened = vault.open_columns(&columns).await;
+    works.iter_mut().zip(opened).for_each(|(work, title)| work.title = title);
 }
 
 struct WorkOf(WorkId);

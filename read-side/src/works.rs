@@ -4,13 +4,15 @@ use axum::{Json, extract::State};
 use serde::Serialize;
 use skyriff_domain::{LogPosition, Position, ShardId, UserId};
 use skyriff_edge::{Caller, Path, Problem, Query, Right, problem::ProblemBody};
+use skyriff_vault::Vault;
 use sqlx::PgPool;
 use utoipa::ToSchema;
 
 use crate::{
     page::{self, Cursor, Page},
-    replicas::{self, AtLeast, Fresh, FreshParts, QueryEverywhere, Replicas},
-    work::{Row, Work, moment, numbers, positions},
+    opening::Opening,
+    replicas::{self, AtLeast, Fresh, FreshParts, QueryEverywhere},
+    work::{Row, Work, moment, numbers, open_titles, positions},
 };
 
 /// A page of works, newest first.
@@ -23,8 +25,9 @@ struct Works {
 }
 
 impl Works {
-    fn of(found: Vec<Work>, limit: i64) -> Self {
-        let (works, next) = page::cut(found, limit, |work| Cursor { at: work.published_at, id: work.work.0 });
+    async fn of(vault: &Vault, found: Vec<Work>, limit: i64) -> Self {
+        let (mut works, next) = page::cut(found, limit, |work| Cursor { at: work.published_at, id: work.work.0 });
+        open_titles(vault, &mut works).await;
         Self { works, next }
     }
 }
@@ -40,7 +43,7 @@ impl Works {
               (status = 503, body = ProblemBody, content_type = "application/problem+json", headers(("Retry-After" = u32))),
               (status = 504, body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn newest(
-    State(replicas): State<Replicas>,
+    State(Opening { replicas, vault }): State<Opening>,
     Query(page): Query<Page>,
     caller: Caller,
     at_least: AtLeast,
@@ -50,7 +53,7 @@ pub(crate) async fn newest(
     let parts = replicas.read_everywhere(&at_least, &Newest { after, limit }).await?;
     let mut found: Vec<_> = parts.into_iter().flat_map(|part| part.rows).collect();
     found.sort_by_key(|work| std::cmp::Reverse((work.published_at, work.work)));
-    Ok(Json(Works::of(found, limit)))
+    Ok(Json(Works::of(&vault, found, limit).await))
 }
 
 struct Newest {
@@ -93,7 +96,7 @@ impl QueryEverywhere for Newest {
               (status = 503, body = ProblemBody, content_type = "application/problem+json", headers(("Retry-After" = u32))),
               (status = 504, body = ProblemBody, content_type = "application/problem+json")))]
 pub(crate) async fn of_user(
-    State(replicas): State<Replicas>,
+    State(Opening { replicas, vault }): State<Opening>,
     Path(user): Path<UserId>,
     Query(page): Query<Page>,
     caller: Caller,
@@ -107,7 +110,7 @@ pub(crate) async fn of_user(
     let position = LogPosition { shard, position: fresh.position }.to_string();
     let header = axum::http::HeaderValue::try_from(position).ok();
     let headers = [(crate::balance::POSITION, header)].map(crate::balance::present);
-    Ok((headers, Json(Works::of(fresh.rows, limit))))
+    Ok((headers, Json(Works::of(&vault, fresh.rows, limit).await)))
 }
 
 struct OfUser {

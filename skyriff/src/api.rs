@@ -47,7 +47,8 @@ use crate::outputs;
         (name = "works", description = "What users show"),
         (name = "events", description = "What happened, for analysts"),
         (name = "proofs", description = "That nobody edits the log, for auditors"),
-        (name = "ledger", description = "The books, for auditors")
+        (name = "ledger", description = "The books, for auditors"),
+        (name = "erasure", description = "Persons who are forgotten")
     ),
     // Paths name them, bodies of commands do not: a process of only that role would leave them out.
     components(schemas(UserId, JobId, WithdrawalId)),
@@ -98,11 +99,8 @@ pub struct Served {
 /// Everything this process answers.
 pub fn router(served: Served) -> Router {
     let mut routes = OpenApiRouter::with_openapi(Description::openapi());
-    if let Some(commands) = served.commands {
-        if let Some(vault) = served.sealing {
-            routes = routes.merge(skyriff_write_side::http::withdrawal_routes(commands.clone(), vault));
-        }
-        routes = routes.merge(skyriff_write_side::http::routes(commands));
+    if let (Some(commands), Some(vault)) = (served.commands, served.sealing) {
+        routes = routes.merge(skyriff_write_side::http::routes(commands, vault));
     }
     if let Some(callbacks) = served.payout_callbacks {
         routes = routes.merge(skyriff_write_side::http::payout_callback_routes(callbacks));
@@ -111,13 +109,11 @@ pub fn router(served: Served) -> Router {
         routes = routes.merge(outputs::routes(videos.queue.clone(), links));
         routes = routes.merge(skyriff_write_side::http::video_routes(videos));
     }
-    if let Some(queries) = served.queries {
-        if let Some(vault) = served.opening {
-            let videos = skyriff_read_side::video_routes(queries.clone(), vault.clone(), served.point_worth);
-            routes = routes.merge(videos).merge(skyriff_read_side::withdrawal_routes(queries.clone(), vault));
-        }
+    if let (Some(queries), Some(vault)) = (served.queries, served.opening) {
+        let videos = skyriff_read_side::video_routes(queries.clone(), vault.clone(), served.point_worth);
         routes = routes.merge(skyriff_read_side::ledger_routes(queries.clone()));
-        routes = routes.merge(skyriff_read_side::routes(queries));
+        let withdrawals = skyriff_read_side::withdrawal_routes(queries.clone(), vault.clone());
+        routes = routes.merge(videos).merge(withdrawals).merge(skyriff_read_side::routes(queries, vault));
     }
     if let Some(events) = served.events {
         routes = routes.merge(skyriff_read_side::event_routes(events));

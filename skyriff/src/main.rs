@@ -8,6 +8,8 @@ mod background;
 mod config;
 mod demo;
 mod dev;
+mod erase;
+mod keys;
 mod ledger_watch;
 mod master_key;
 mod migrate;
@@ -76,6 +78,11 @@ enum Command {
     Replay(replay::Arguments),
     /// Build a read model anew beside the live one, switch to it, go back, drop what is kept.
     Rebuild(rebuild::Arguments),
+    /// Forget a person, for ever.
+    Erase(erase::Arguments),
+    /// Look after the keys of persons.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Check the books.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -100,6 +107,8 @@ async fn main() -> ExitCode {
         Command::Play(arguments) => play::run(arguments).await,
         Command::Replay(arguments) => replay::run(arguments).await,
         Command::Rebuild(arguments) => rebuild::run(arguments).await,
+        Command::Erase(arguments) => erase::run(arguments).await,
+        Command::Keys(command) => keys::run(command).await,
         Command::Audit(command) => audit::run(command).await,
     };
     match result {

@@ -112,6 +112,16 @@ impl Outputs for Stored {
             }
         })
     }
+
+    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), OutputProblem>> {
+        Box::pin(async move {
+            let name: ObjectName = object.parse().map_err(|_| OutputProblem::NotIts)?;
+            self.0.delete(&name).await.map_err(|error| {
+                let error = anyhow::Error::from(error);
+                OutputProblem::Unavailable(format!("{error:#}"))
+            })
+        })
+    }
 }
 
 #[derive(Clone)]
@@ -141,6 +151,7 @@ struct How {
 #[utoipa::path(get, path = "/v1/users/{user}/video-jobs/{job}/output", tag = "videos",
     params(("user" = UserId, Path), ("job" = JobId, Path), How),
     responses((status = 404, description = "There is no such job, or it has made nothing so far", body = ProblemBody, content_type = "application/problem+json"),
+              (status = 410, description = "What belonged to this person was erased", body = ProblemBody, content_type = "application/problem+json"),
               LinkResponses))]
 async fn of_job(
     State(linked): State<Linked>,
@@ -211,6 +222,7 @@ fn problem(error: NotWatched) -> Problem {
     match error {
         NotWatched::Busy(_) => Problem::new(&Kind::OVERLOADED).retry_after_s(2),
         NotWatched::NotFound => Problem::new(&Kind::NOT_FOUND),
+        NotWatched::Erased => Problem::new(&Kind::ERASED),
         NotWatched::Unavailable(_) => Problem::new(&Kind::UNAVAILABLE).retry_after_s(2),
     }
 }

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, Served},
     config::{DatabaseArguments, Databases, KafkaArguments, PolicyArguments, VideoQueueArguments},
+    erase,
     ledger_watch::LedgerWatch,
     master_key::{self, MasterKeyArguments},
     outputs::{LinkArguments, Stored},
@@ -276,7 +277,9 @@ impl Running {
                 if payouts.is_none() {
                     tracing::warn!("SKYRIFF_PAYOUT_PROVIDER names nobody: this process pays no withdrawals");
                 }
-                let services = Services::new(side.commands.clone(), databases.shard_count).with_payouts(payouts);
+                let erasures = links.as_ref().map(|links| erase::erasures(databases, links.storage()));
+                let services = Services::new(side.commands.clone(), databases.shard_count);
+                let services = services.with_payouts(payouts).with_erasures(erasures);
                 Some(ProcessSide::start(&databases.to_react(), &services, &processes::Limits::default()))
             }
         };

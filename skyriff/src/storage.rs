@@ -152,15 +152,21 @@ async fn sweep(
     sweep::sweep(storage, limits, Utc::now(), ask).await
 }
 
-/// Which of these the log says are the output of a job. Asks the primaries of the log itself: a read model or a replica
+/// Which of these the log says are the output of a job, of somebody who is not forgotten. Asks the primaries of the log itself: a read model or a replica
 /// that is behind would let an output go that was just paid for.
 async fn named(logs: &mut [PgConnection], names: &[ObjectName]) -> sqlx::Result<HashSet<ObjectName>> {
     let jobs: Vec<_> = names.iter().map(|name| name.job.to_string()).collect();
     let mut named = HashSet::new();
     for log in logs {
         let objects: Vec<Option<String>> = sqlx::query_scalar(
-            "SELECT payload::jsonb #>> '{succeeded,output,object}' FROM events
-             WHERE aggregate_type = 'video_job' AND event_type = 'succeeded' AND aggregate_id = ANY($1)",
+            "SELECT payload::jsonb #>> '{succeeded,output,object}' FROM events made
+             WHERE aggregate_type = 'video_job' AND event_type = 'succeeded' AND aggregate_id = ANY($1)
+               AND NOT EXISTS (
+                   SELECT FROM events ordered JOIN events erased
+                     ON erased.aggregate_type = 'erasure' AND erased.aggregate_id = ordered.payload #>> '{submitted,user}'
+                   WHERE ordered.aggregate_type = 'video_job' AND ordered.aggregate_id = made.aggregate_id
+                     AND ordered.sequence = 1
+               )",
         )
         .bind(&jobs)
         .fetch_all(log)

@@ -1,9 +1,11 @@
 //! Commands over HTTP.
 
 mod bulk;
+mod erasure;
 mod likes;
 pub mod payout_callbacks;
 mod points;
+mod sealing;
 mod submit;
 mod tips;
 mod videos;
@@ -14,19 +16,22 @@ mod works;
 use std::sync::Arc;
 
 pub use payout_callbacks::PayoutCallbacks;
+use sealing::Sealing;
 use skyriff_vault::Vault;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{Commands, outputs::Outputs, video_queue::VideoQueue};
 
 /// Every command's route.
-pub fn routes(commands: Commands) -> OpenApiRouter {
-    points::routes()
-        .merge(likes::routes())
-        .merge(tips::routes())
+pub fn routes(commands: Commands, vault: Vault) -> OpenApiRouter {
+    let sealing = Sealing { commands: commands.clone(), vault };
+    let of_words = points::routes()
         .merge(works::routes())
+        .merge(withdrawals::routes())
+        .merge(erasure::routes())
         .merge(bulk::routes())
-        .with_state(commands)
+        .with_state(sealing);
+    likes::routes().merge(tips::routes()).with_state(commands).merge(of_words)
 }
 
 /// What payout providers say by themselves.
@@ -50,9 +55,4 @@ pub struct VideoApi {
 /// Every route of video jobs, for the people who order them and for workers.
 pub fn video_routes(api: VideoApi) -> OpenApiRouter {
     videos::routes().merge(workers::routes()).with_state(api)
-}
-
-/// The routes of withdrawals, whose destinations are sealed.
-pub fn withdrawal_routes(commands: Commands, vault: Vault) -> OpenApiRouter {
-    withdrawals::routes().with_state(withdrawals::Withdrawals { commands, vault })
 }

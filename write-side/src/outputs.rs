@@ -9,6 +9,9 @@ use skyriff_domain::{JobId, video_job::Output};
 pub trait Outputs: Send + Sync + fmt::Debug {
     /// Whether the object is this attempt's of this job, and there as it is described.
     fn check<'a>(&'a self, job: JobId, attempt: u32, output: &'a Output) -> BoxFuture<'a, Result<(), OutputProblem>>;
+
+    /// Delete an object; one that is not there is deleted already.
+    fn delete<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<(), OutputProblem>>;
 }
 
 /// Why an output is not accepted.
@@ -37,6 +40,10 @@ pub struct Unchecked;
 
 impl Outputs for Unchecked {
     fn check<'a>(&'a self, _: JobId, _: u32, _: &'a Output) -> BoxFuture<'a, Result<(), OutputProblem>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn delete<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), OutputProblem>> {
         Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -4,7 +4,7 @@
 //! log ─▶ follow: which events ask for something ─▶ tasks ─▶ worker: react, with commands ─▶ task deleted
 //! ```
 //!
-//! A process is a file: which events it reacts to, and how ([`tips`], [`payouts`]). `follow` turns those events into tasks, in one
+//! A process is a file: which events it reacts to, and how ([`tips`], [`payouts`], [`erasures`]). `follow` turns those events into tasks, in one
 //! transaction with its checkpoint; `worker` does the tasks, several at once, each until it is done.
 //!
 //! # What must hold
@@ -14,6 +14,7 @@
 //!   why in its row and in a metric: giving up would lose somebody's points.
 
 mod absent;
+pub mod erasures;
 mod follow;
 pub mod payouts;
 pub mod tips;
@@ -28,7 +29,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::absent::AbsentShards;
+use self::{absent::AbsentShards, erasures::Erasures};
 use crate::{Commands, Failure, Fingerprint, Receipt, Submission, payouts::Payouts};
 
 /// The processes there are.
@@ -38,17 +39,20 @@ pub enum Process {
     Tips,
     /// Pays withdrawals.
     Payouts,
+    /// Takes down what belonged to persons who are forgotten.
+    Erasures,
 }
 
 impl Process {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Tips, Self::Payouts];
+    pub const ALL: [Self; 3] = [Self::Tips, Self::Payouts, Self::Erasures];
 
     /// As in tasks, and in the actor of its commands.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tips => "tips",
             Self::Payouts => "payouts",
+            Self::Erasures => "erasures",
         }
     }
 
@@ -57,6 +61,7 @@ impl Process {
         match self {
             Self::Tips => tips::concerns(event, shards),
             Self::Payouts => payouts::concerns(event),
+            Self::Erasures => erasures::concerns(event),
         }
     }
 
@@ -64,6 +69,7 @@ impl Process {
         match self {
             Self::Tips => tips::react(event, with).await,
             Self::Payouts => payouts::react(event, with).await,
+            Self::Erasures => erasures::react(event, with).await,
         }
     }
 
@@ -72,6 +78,7 @@ impl Process {
         match self {
             Self::Tips => true,
             Self::Payouts => services.payouts.is_some(),
+            Self::Erasures => services.erasures.is_some(),
         }
     }
 }
@@ -85,6 +92,7 @@ pub struct Services {
     pub shards: ShardCount,
     absent: AbsentShards,
     payouts: Option<Payouts>,
+    erasures: Option<Erasures>,
 }
 
 /// What came of reacting to an event.
@@ -117,13 +125,19 @@ impl Reaction {
 impl Services {
     /// For reactions that send commands.
     pub fn new(commands: Commands, shards: ShardCount) -> Self {
-        Self { commands, shards, absent: AbsentShards::default(), payouts: None }
+        Self { commands, shards, absent: AbsentShards::default(), payouts: None, erasures: None }
     }
 
     /// What paying withdrawals takes; a node without it leaves that to others.
     #[must_use]
     pub fn with_payouts(self, payouts: Option<Payouts>) -> Self {
         Self { payouts, ..self }
+    }
+
+    /// What forgetting persons takes; a node without it leaves that to others.
+    #[must_use]
+    pub fn with_erasures(self, erasures: Option<Erasures>) -> Self {
+        Self { erasures, ..self }
     }
 
     /// Send a command because of an event, the same command whenever it is sent again.

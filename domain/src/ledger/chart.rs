@@ -168,8 +168,8 @@ fn examples() -> Vec<(&'static str, StreamId, Event)> {
         ("", E::Released { hold, returned: all.clone(), cause: ReleaseCause::Requested }),
         ("", E::Refunded { spend, returned: all.clone(), revenue: product() }),
         ("", E::Expired { lots: promo }),
-        (" up", E::Adjusted { direction: Direction::Credit, moved: all.clone(), reason: note() }),
-        (" down", E::Adjusted { direction: Direction::Debit, moved: all.clone(), reason: note() }),
+        (" up", E::Adjusted { direction: Direction::Credit, moved: all.clone(), reason: note(), words: None }),
+        (" down", E::Adjusted { direction: Direction::Debit, moved: all.clone(), reason: note(), words: None }),
         ("", E::TipPaid { tip, to: user, taken: not_promo }),
         ("", E::TipReceived { tip, from: user, income: some(2), share: some(1) }),
         ("", E::PayoutStarted { withdrawal, taken: income.clone() }),
@@ -185,8 +185,8 @@ fn examples() -> Vec<(&'static str, StreamId, Event)> {
     use video_job::Event as V;
     let on_job = [
         V::Succeeded { attempt: 1, output, used: some(1), cost: cost() },
-        V::AttemptFailed { attempt: 1, reason: note(), retry_at: at, cost: cost() },
-        V::Failed { attempt: 1, reason: note(), retryable: false, cost: cost() },
+        V::AttemptFailed { attempt: 1, reason: note(), words: None, retry_at: at, cost: cost() },
+        V::Failed { attempt: 1, reason: note(), words: None, retryable: false, cost: cost() },
     ];
     let on_account = on_account.map(|(note, event)| (note, StreamId::PointsAccount(user), Event::PointsAccount(event)));
     let on_job = on_job.map(|event| ("", StreamId::VideoJob(JobId(user.0)), Event::VideoJob(event)));

@@ -146,7 +146,7 @@ fn income(event: &points_account::Event) -> (usize, i64) {
     match event {
         E::Earned { credited, reason: _ } => (EARNED, credited.of(Bucket::Income).get()),
         E::TipReceived { income, tip: _, from: _, share: _ } => (TIPS, income.get()),
-        E::Adjusted { direction, moved, reason: _ } => {
+        E::Adjusted { direction, moved, reason: _, words: _ } => {
             let points = moved.of(Bucket::Income).get();
             (ADJUSTED, if *direction == Direction::Credit { points } else { -points })
         }

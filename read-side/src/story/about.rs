@@ -29,7 +29,7 @@ impl About {
             Event::VideoSlots(video_job::slots::Event::Taken { job } | video_job::slots::Event::Freed { job }) => {
                 of_job(*job)
             }
-            Event::RechargeOrder(_) | Event::Like(_) => vec![*stream],
+            Event::RechargeOrder(_) | Event::Like(_) | Event::Erasure(_) => vec![*stream],
         };
         Self { streams, on_account: None }
     }
@@ -45,7 +45,8 @@ fn of_stream(stream: &StreamId) -> Vec<StreamId> {
         | StreamId::RechargeOrder(_)
         | StreamId::Like(_)
         | StreamId::WithdrawalAllowance(_)
-        | StreamId::VideoSlots(_) => vec![*stream],
+        | StreamId::VideoSlots(_)
+        | StreamId::Erasure(_) => vec![*stream],
     }
 }
 

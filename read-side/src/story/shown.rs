@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
-use skyriff_domain::{Event, Metadata, points_account, video_job, withdrawal};
+use skyriff_domain::{Event, Metadata, points_account, video_job, withdrawal, work};
 use skyriff_proof::Hash;
 use utoipa::ToSchema;
 
@@ -99,6 +99,10 @@ const fn sealed(event: &Event) -> Option<&'static str> {
     match event {
         Event::Withdrawal(withdrawal::Event::Requested(_)) => Some("destination"),
         Event::VideoJob(video_job::Event::Submitted(_)) => Some("prompt"),
+        Event::PointsAccount(points_account::Event::Adjusted { .. })
+        | Event::Withdrawal(withdrawal::Event::Rejected { .. } | withdrawal::Event::Failed { .. })
+        | Event::VideoJob(video_job::Event::AttemptFailed { .. } | video_job::Event::Failed { .. })
+        | Event::Work(work::Event::Published { .. }) => Some("words"),
         Event::PointsAccount(_)
         | Event::RechargeOrder(_)
         | Event::Like(_)
@@ -108,7 +112,8 @@ const fn sealed(event: &Event) -> Option<&'static str> {
         | Event::WithdrawalAllowance(_)
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
-        | Event::Work(_) => None,
+        | Event::Work(_)
+        | Event::Erasure(_) => None,
     }
 }
 
@@ -143,7 +148,8 @@ pub(super) const fn is_decision(event: &Event) -> bool {
         | Event::WithdrawalAllowance(_)
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
-        | Event::Work(_) => false,
+        | Event::Work(_)
+        | Event::Erasure(_) => false,
     }
 }
 

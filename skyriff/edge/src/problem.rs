@@ -85,9 +85,11 @@ kinds! {
     WITHDRAWAL_STATUS = CONFLICT "withdrawal-status", "The withdrawal is not where this can be done",
         "Read the withdrawal: it is cancelled, approved or rejected while it is under review, and resolved while it needs attention.";
     WITHDRAWAL_OPEN = CONFLICT "withdrawal-open", "Another withdrawal is still open",
-        "Wait until it is over, or cancel it while it is under review.";
+        "Wait until it is over, or cancel it while it is under review. What needs attention is resolved by an operator.";
     TOO_MANY_IN_FLIGHT = CONFLICT "too-many-in-flight", "Too many jobs are in flight",
         "Wait until one of them is over, or cancel one.";
+    JOBS_IN_FLIGHT = CONFLICT "jobs-in-flight", "Video jobs of this person are in flight",
+        "Cancel them, or wait until they are over; then ask again with a new Idempotency-Key.";
     STALE_ATTEMPT = CONFLICT "stale-attempt", "The attempt is over",
         "Stop working on it: the job was given to another worker, or has ended.";
     WITHDRAWAL_LIMIT = CONFLICT "withdrawal-limit", "The limit for a day or a month is reached",

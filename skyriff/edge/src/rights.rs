@@ -17,6 +17,8 @@ pub enum Right {
     Expire,
     /// Correct by hand.
     Adjust,
+    /// Forget a person.
+    Erase,
     /// Like works, and take likes back.
     Like,
     /// Show works, and no longer.
@@ -77,6 +79,7 @@ impl Right {
             Self::Settle        => [None, All,    None,    None,    None,   None,   None],
             Self::Expire        => [None, All,    All,     None,    None,   None,   None],
             Self::Adjust        => [None, None,   All,     None,    None,   None,   None],
+            Self::Erase         => [None, None,   All,     None,    None,   None,   None],
             Self::Like          => [Own,  All,    None,    None,    None,   None,   None],
             Self::Publish       => [Own,  All,    None,    None,    None,   None,   None],
             Self::ImportWork    => [None, All,    None,    None,    None,   None,   None],

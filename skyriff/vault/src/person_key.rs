@@ -13,12 +13,20 @@ use zeroize::Zeroizing;
 use crate::master_keys::{Key, MasterKey, random_key};
 
 /// What something sealed is for. It opens for nothing else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Where a withdrawal is paid to; the thing is the withdrawal.
     WithdrawalDestination,
     /// What a video or speech is to be of; the thing is the job.
     VideoPrompt,
+    /// Why somebody's points were corrected; the thing is the account, since a correction has no id of its own.
+    AdjustmentReason,
+    /// Why a withdrawal was rejected, or was not paid; the thing is the withdrawal.
+    WithdrawalReason,
+    /// Why an attempt at a job failed; the thing is the job.
+    AttemptReason,
+    /// What a work is called; the thing is the work.
+    WorkTitle,
 }
 
 impl Purpose {
@@ -27,6 +35,10 @@ impl Purpose {
         match self {
             Self::WithdrawalDestination => "withdrawal destination",
             Self::VideoPrompt => "video prompt",
+            Self::AdjustmentReason => "adjustment reason",
+            Self::WithdrawalReason => "withdrawal reason",
+            Self::AttemptReason => "attempt reason",
+            Self::WorkTitle => "work title",
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use skyriff_domain::{JobId, Sealed, ShardCount, ShardId, UserId, WithdrawalId, shard_of};
+use skyriff_domain::{JobId, Note, Sealed, ShardCount, ShardId, UserId, WithdrawalId, Words, shard_of, words};
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -41,6 +41,19 @@ struct Inner {
     shard_count: ShardCount,
     databases: Vec<KeyDatabase>,
     of_shards: HashMap<ShardId, usize>,
+}
+
+/// What a column of a table says of a person, sealed or not.
+#[derive(Clone, Copy, Debug)]
+pub struct Column<'a> {
+    /// Under whose key.
+    pub person: UserId,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Which thing it is about.
+    pub thing: Uuid,
+    /// As the table has it.
+    pub text: &'a str,
 }
 
 /// Why something could not be sealed or opened.
@@ -157,6 +170,45 @@ impl Vault {
             None => Err(Error::NoKey),
         });
         opened.collect()
+    }
+
+    /// What somebody said in words, as an event has it. The same bytes for the same words and thing.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn seal_words(
+        &self,
+        person: UserId,
+        purpose: Purpose,
+        thing: Uuid,
+        words: &Note,
+    ) -> Result<Words, Error> {
+        Ok(Words::sealed(self.seal(person, purpose, thing, words.as_str().as_bytes()).await?))
+    }
+
+    /// What columns of tables say, in the clear and in order: what is sealed is opened, and what was never sealed is as it
+    /// is. None when the person is forgotten, or when the keys cannot be reached now: everything else is shown then.
+    pub async fn open_columns(&self, columns: &[Column<'_>]) -> Vec<Option<String>> {
+        let sealed: Vec<_> = columns.iter().map(|column| words::sealed_in_column(column.text)).collect();
+        let persons = columns.iter().zip(&sealed).filter(|(_, sealed)| sealed.is_some());
+        let keys = self.keys(persons.map(|(column, _)| column.person)).await;
+        let open = |(column, sealed): (&Column<'_>, Option<Sealed>)| {
+            let Some(sealed) = sealed else { return Some(column.text.to_owned()) };
+            let opened = match keys.get(&column.person) {
+                Some(Ok(key)) => key.open(column.purpose, column.thing, &sealed).map_err(Error::from),
+                Some(Err(error)) => Err(error.clone()),
+                None => Err(Error::NoKey),
+            };
+            match opened {
+                Ok(clear) => std::str::from_utf8(&clear).ok().map(str::to_owned),
+                Err(Error::Erased) => None,
+                Err(error @ (Error::NoKey | Error::UnknownMasterKey(_) | Error::Damaged | Error::Unavailable(_))) => {
+                    tracing::warn!(%error, purpose = ?column.purpose, "sealed words cannot be opened, and are not shown");
+                    None
+                }
+            }
+        };
+        columns.iter().zip(sealed).map(open).collect()
     }
 
     /// Seal a text of a person's for one purpose and thing, making the person's key if it is the first.

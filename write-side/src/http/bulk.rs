@@ -17,12 +17,14 @@ use skyriff_domain::{
     points_account::{Action, Direction},
 };
 use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, problem::ProblemBody};
+use skyriff_vault::{Purpose, Vault};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     likes,
+    sealing::{Sealing, sealed},
     submit::{AcceptedBody, Asked, is_key, problem, submission},
     tips::{self, Offer, Offered, TipAccepted, for_sender},
 };
@@ -38,7 +40,7 @@ const LINE_BYTES_MAX: usize = 16 * 1_024;
 const LINE_WAIT_MAX: Duration = Duration::from_secs(60);
 const NDJSON: &str = "application/x-ndjson";
 
-pub(super) fn routes() -> OpenApiRouter<Commands> {
+pub(super) fn routes() -> OpenApiRouter<Sealing> {
     OpenApiRouter::new().routes(routes!(bulk)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
@@ -134,7 +136,7 @@ enum What {
 }
 
 impl What {
-    fn asked(self, by: &BulkSender, user: UserId, key: &str) -> Result<(Right, Intent), Problem> {
+    async fn asked(self, by: &BulkSender, user: UserId, key: &str) -> Result<(Right, Intent), Problem> {
         let (right, action) = match self {
             Self::Tip { to, points, work } => {
                 let command = CommandId::derive(&by.caller.actor(), key);
@@ -154,6 +156,8 @@ impl What {
             Self::Release { hold } => (Right::Settle, Action::Release { hold }),
             Self::Expire {} => (Right::Expire, Action::Expire),
             Self::Adjust { bucket, direction, points, reason } => {
+                by.caller.may(Right::Adjust, user)?;
+                let reason = sealed(&by.vault, user, Purpose::AdjustmentReason, user.0, &reason).await?;
                 (Right::Adjust, Action::Adjust { bucket, direction, points, reason })
             }
         };
@@ -222,12 +226,12 @@ const fn tip_of(submission: &Submission) -> Option<Offered> {
               (status = 422, description = "An atomic batch of several shards", body = ProblemBody, content_type = "application/problem+json"),
               (status = 504, body = ProblemBody, content_type = "application/problem+json")))]
 async fn bulk(
-    State(commands): State<Commands>,
+    State(Sealing { commands, vault }): State<Sealing>,
     caller: Caller,
     context: RequestContext,
     request: Request,
 ) -> Result<Response, Problem> {
-    let from = BulkSender { commands, caller, context };
+    let from = BulkSender { commands, vault, caller, context };
     if is_ndjson(request.headers()) {
         return Ok(from.stream(request.into_body().into_data_stream()));
     }
@@ -236,7 +240,10 @@ async fn bulk(
         let detail = format!("commands are 1 to {COMMANDS_MAX}; more go as {NDJSON}");
         return Err(Problem::new(&Kind::MALFORMED).detail(detail));
     }
-    let parsed: Vec<_> = commands.iter().map(|command| from.submission(command.get())).collect();
+    let mut parsed = Vec::with_capacity(commands.len());
+    for command in &commands {
+        parsed.push(from.submission(command.get()).await);
+    }
     let outcomes = if atomic { from.together(parsed).await? } else { from.each(parsed).await };
     let results = outcomes.iter().map(result).collect::<Result<_, _>>().map_err(|error| Problem::fault(&error))?;
     Ok(axum::Json(BulkAccepted { results }).into_response())
@@ -251,12 +258,13 @@ fn is_ndjson(headers: &HeaderMap) -> bool {
 /// Whose commands they are, and where they go.
 struct BulkSender {
     commands: Commands,
+    vault: Vault,
     caller: Caller,
     context: RequestContext,
 }
 
 impl BulkSender {
-    fn submission(&self, text: &str) -> Result<Submission, Problem> {
+    async fn submission(&self, text: &str) -> Result<Submission, Problem> {
         let malformed = |error: serde_json::Error| Problem::new(&Kind::MALFORMED).detail(error.to_string());
         serde_json::from_str::<Named<'_>>(text).map_err(malformed)?;
         let BulkCommand { idempotency_key, user, occurred_at, what } = serde_json::from_str(text).map_err(malformed)?;
@@ -264,7 +272,7 @@ impl BulkSender {
             let detail = "the member idempotency_key is 1 to 255 printable ASCII characters";
             return Err(Problem::new(&Kind::KEY_MISSING).detail(detail));
         }
-        let (right, intent) = what.asked(self, user, &idempotency_key)?;
+        let (right, intent) = what.asked(self, user, &idempotency_key).await?;
         submission(&self.caller, &self.context, &idempotency_key, Asked { right, user, said_at: occurred_at, intent })
     }
 
@@ -317,7 +325,13 @@ impl BulkSender {
         let lines = Lines { body, rest: Vec::new(), ended: false };
         let results = futures::stream::unfold((self, lines), |(from, mut lines)| async {
             let chunk = lines.next_chunk().await?;
-            let parsed = chunk.into_iter().map(|line| line.and_then(|line| from.submission(&line))).collect();
+            let mut parsed = Vec::with_capacity(chunk.len());
+            for line in chunk {
+                parsed.push(match line {
+                    Ok(line) => from.submission(&line).await,
+                    Err(problem) => Err(problem),
+                });
+            }
             let mut text = Vec::new();
             for outcome in from.each(parsed).await {
                 if let Err(error) = result(&outcome).and_then(|result| serde_json::to_writer(&mut text, &result)) {

@@ -8,13 +8,17 @@ use skyriff_domain::{
     points_account::{Action, Direction},
 };
 use skyriff_edge::{Json, Path, Problem, Right};
+use skyriff_vault::Purpose;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::submit::{Accepted, CommandResponses, OnlyWhen, OptionalJson, Sender};
+use super::{
+    sealing::{Erased, Sealing, sealed},
+    submit::{Accepted, CommandResponses, OnlyWhen, OptionalJson, Sender},
+};
 use crate::Commands;
 
-pub(super) fn routes() -> OpenApiRouter<Commands> {
+pub(super) fn routes() -> OpenApiRouter<Sealing> {
     OpenApiRouter::new()
         .routes(routes!(check_in))
         .routes(routes!(earn))
@@ -91,7 +95,7 @@ struct Adjust {
     bucket: Bucket,
     direction: Direction,
     points: Points,
-    /// Why, for whoever reads the books.
+    /// Why, for whoever reads the books. Kept sealed.
     reason: Note,
 }
 
@@ -218,14 +222,16 @@ async fn expire(
 
 /// Correct an account by hand, with a reason.
 #[utoipa::path(post, path = "/v1/users/{user}/adjustments", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
-               request_body = Adjust, responses(CommandResponses))]
+               request_body = Adjust, responses(CommandResponses, Erased))]
 async fn adjust(
-    State(commands): State<Commands>,
+    State(Sealing { commands, vault }): State<Sealing>,
     Path(user): Path<UserId>,
     sender: Sender,
     Json(body): Json<Adjust>,
 ) -> Result<Accepted, Problem> {
     let Adjust { bucket, direction, points, reason } = body;
+    sender.caller().may(Right::Adjust, user)?;
+    let reason = sealed(&vault, user, Purpose::AdjustmentReason, user.0, &reason).await?;
     let intent = Intent::Points(Action::Adjust { bucket, direction, points, reason });
     sender.submit(&commands, Right::Adjust, user, None, intent).await
 }

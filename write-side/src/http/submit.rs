@@ -10,7 +10,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use skyriff_domain::{
-    Command, CommandId, Intent, Metadata, Refusal, UserId, points_account, recharge_order, tip, video_job, withdrawal,
+    Command, CommandId, Intent, Metadata, Refusal, UserId, erasure, points_account, recharge_order, tip, video_job, withdrawal,
     withdrawal::allowance, work,
 };
 use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, Role, problem::IDEMPOTENT_REPLAYED};
@@ -383,6 +383,11 @@ fn of_refusal(refusal: &Refusal) -> Problem {
         Refusal::Work(refusal) => match refusal {
             work::Refusal::NotPublished => &Kind::NOT_FOUND,
             work::Refusal::Mismatch | work::Refusal::NothingMade => &Kind::REFUSED,
+        },
+        Refusal::Erasure(refusal) => match refusal {
+            erasure::Refusal::WithdrawalOpen(_) => &Kind::WITHDRAWAL_OPEN,
+            erasure::Refusal::JobsInFlight { .. } => &Kind::JOBS_IN_FLIGHT,
+            erasure::Refusal::Erased => &Kind::ERASED,
         },
     };
     Problem::new(kind).detail(refusal.to_string())

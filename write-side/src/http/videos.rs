@@ -17,9 +17,10 @@ use serde_json::json;
 use skyriff_domain::{
     Event, Intent, JobId, Label, Points, UserId,
     video_job::{self, Kind, Resolution, Step, steps::What},
+    words,
 };
 use skyriff_edge::{Caller, Json, Kind as Problems, Path, Problem, Right, Role, problem::IDEMPOTENT_REPLAYED};
-use skyriff_vault::Error as VaultError;
+use skyriff_vault::{Column, Error as VaultError, Purpose, Vault};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -306,7 +307,14 @@ async fn changes(api: &VideoApi, user: UserId, job: JobId, headers: &HeaderMap) 
     let closing = api.queue.closing().clone().cancelled_owned();
     let news = stream::iter(news).flatten().take_until(closing);
     let first = stream::iter([Ok(Sent::default().retry(STREAM_RETRY).comment("following"))]);
-    let changes = stream::iter(watched.past).chain(news).map(move |change| Ok::<_, Infallible>(sent(job, &change)));
+    let vault = api.vault.clone();
+    let changes = stream::iter(watched.past).chain(news).then(move |change| {
+        let vault = vault.clone();
+        async move {
+            let reason = reason(&vault, user, job, &change).await;
+            Ok::<_, Infallible>(sent(job, &change, reason))
+        }
+    });
     let all = first.chain(changes);
     let heartbeat = KeepAlive::new().interval(STREAM_HEARTBEAT).text("still here");
     let mut response = Sse::new(all).keep_alive(heartbeat).into_response();
@@ -318,6 +326,7 @@ async fn changes(api: &VideoApi, user: UserId, job: JobId, headers: &HeaderMap) 
 fn not_watched(error: NotWatched) -> Problem {
     match error {
         NotWatched::Busy(_) => Problem::new(&Problems::OVERLOADED).retry_after_s(2),
+        NotWatched::Erased => Problem::new(&Problems::ERASED),
         NotWatched::NotFound => Problem::new(&Problems::NOT_FOUND).detail(video_job::Refusal::NotSubmitted.to_string()),
         NotWatched::Unavailable(error) => {
             tracing::warn!(%error, "a video job cannot be followed for now");
@@ -333,7 +342,21 @@ fn last_seen(id: &str) -> Option<(i64, u8)> {
     (sequence >= 0 && progress <= 100).then_some((sequence, progress))
 }
 
-fn sent(job: JobId, change: &Change) -> Sent {
+/// Why an attempt failed, in the clear, for the owner. None when it did not, or when nobody can read it any more.
+async fn reason(vault: &Vault, user: UserId, job: JobId, change: &Change) -> Option<String> {
+    use video_job::Event as E;
+    let Change::Event {
+        event: E::AttemptFailed { reason, words: sealed, .. } | E::Failed { reason, words: sealed, .. }, ..
+    } = change
+    else {
+        return None;
+    };
+    let text = words::to_column(reason, sealed.as_ref());
+    let column = Column { person: user, purpose: Purpose::AttemptReason, thing: job.0, text: &text };
+    vault.open_columns(&[column]).await.pop().flatten()
+}
+
+fn sent(job: JobId, change: &Change, reason: Option<String>) -> Sent {
     use video_job::Event as E;
     let (id, name, mut data) = match change {
         Change::Progress { sequence, attempt, progress } => (
@@ -345,7 +368,7 @@ fn sent(job: JobId, change: &Change) -> Sent {
             let (status, more) = match event {
                 E::Submitted(order) => (video_job::Status::Queued, json!({ "attempt": 0, "held": order.price() })),
                 E::Leased { attempt, .. } => (video_job::Status::Leased, json!({ "attempt": attempt })),
-                E::AttemptFailed { attempt, reason, retry_at, cost: _ } => {
+                E::AttemptFailed { attempt, reason: _, words: _, retry_at, cost: _ } => {
                     (video_job::Status::Queued, json!({ "attempt": attempt, "reason": reason, "retry_at": retry_at }))
                 }
                 E::Succeeded { attempt, output, used, cost: _ } => (
@@ -353,7 +376,7 @@ fn sent(job: JobId, change: &Change) -> Sent {
                     json!({ "attempt": attempt, "used": used, "seconds": output.seconds, "bytes": output.bytes,
                             "content_type": output.content_type }),
                 ),
-                E::Failed { attempt, reason, .. } => {
+                E::Failed { attempt, .. } => {
                     (video_job::Status::Failed, json!({ "attempt": attempt, "reason": reason }))
                 }
                 E::Cancelled {} => (video_job::Status::Cancelled, json!({})),

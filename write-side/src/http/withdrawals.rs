@@ -2,34 +2,24 @@
 //!
 //! A withdrawal lives with its owner, so whoever else acts on it names the owner in the path.
 
-use axum::extract::{FromRef, State};
+use axum::extract::State;
 use serde::Deserialize;
 use skyriff_domain::{
     Intent, Note, Points, Reference, UserId, WithdrawalId,
     withdrawal::{Outcome, Step, What},
 };
-use skyriff_edge::{Json, Kind, Path, Problem, Right};
-use skyriff_vault::{Destination, Error, Vault};
+use skyriff_edge::{Json, Path, Problem, Right};
+use skyriff_vault::{Destination, Purpose};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::submit::{Accepted, AcceptedBody, CommandResponses, Located, Sender};
+use super::{
+    sealing::{Erased, Sealing, sealed, unsealed},
+    submit::{Accepted, AcceptedBody, CommandResponses, Located, Sender},
+};
 use crate::Commands;
 
-/// What these routes need: where commands go, and what seals destinations.
-#[derive(Clone)]
-pub(super) struct Withdrawals {
-    pub(super) commands: Commands,
-    pub(super) vault: Vault,
-}
-
-impl FromRef<Withdrawals> for Commands {
-    fn from_ref(withdrawals: &Withdrawals) -> Self {
-        withdrawals.commands.clone()
-    }
-}
-
-pub(super) fn routes() -> OpenApiRouter<Withdrawals> {
+pub(super) fn routes() -> OpenApiRouter<Sealing> {
     OpenApiRouter::new()
         .routes(routes!(request))
         .routes(routes!(cancel))
@@ -49,7 +39,7 @@ struct RequestWithdrawal {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Reject {
-    /// Why, for the owner and for the books. Kept for ever: nothing about the person.
+    /// Why, for the owner and for the books. Kept sealed.
     reason: Note,
 }
 
@@ -64,7 +54,7 @@ enum Resolve {
     },
     /// The money has not gone and will not: the points go back.
     Failed {
-        /// Why. Kept for ever: nothing about the person.
+        /// Why. Kept sealed.
         reason: Note,
     },
 }
@@ -78,7 +68,7 @@ enum Resolve {
                body = AcceptedBody, headers(("Location" = String), ("Skyriff-Position" = String), ("Idempotent-Replayed" = bool))),
               (status = 410, description = "What belonged to this person was erased", body = skyriff_edge::problem::ProblemBody, content_type = "application/problem+json")))]
 async fn request(
-    State(Withdrawals { commands, vault }): State<Withdrawals>,
+    State(Sealing { commands, vault }): State<Sealing>,
     sender: Sender,
     Json(body): Json<RequestWithdrawal>,
 ) -> Result<Located, Problem> {
@@ -120,30 +110,36 @@ async fn approve(
 /// Say no to a withdrawal: the points go back.
 #[utoipa::path(post, path = "/v1/users/{user}/withdrawals/{withdrawal}/reject", tag = "withdrawals",
                params(("user" = UserId, Path), ("withdrawal" = WithdrawalId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
-               request_body = Reject, responses(CommandResponses, NotFound))]
+               request_body = Reject, responses(CommandResponses, NotFound, Erased))]
 async fn reject(
-    State(commands): State<Commands>,
+    State(Sealing { commands, vault }): State<Sealing>,
     Path((user, withdrawal)): Path<(UserId, WithdrawalId)>,
     sender: Sender,
     Json(body): Json<Reject>,
 ) -> Result<Accepted, Problem> {
-    let what = What::Reject { reviewer: UserId(sender.caller().id), reason: body.reason };
+    sender.caller().may(Right::Review, user)?;
+    let reason = sealed(&vault, user, Purpose::WithdrawalReason, withdrawal.0, &body.reason).await?;
+    let what = What::Reject { reviewer: UserId(sender.caller().id), reason };
     sender.submit(&commands, Right::Review, user, None, on(withdrawal, what)).await
 }
 
 /// Say what came of a payout that needs attention. Look it up at the provider first: what is said here is final.
 #[utoipa::path(post, path = "/v1/users/{user}/withdrawals/{withdrawal}/resolve", tag = "withdrawals",
                params(("user" = UserId, Path), ("withdrawal" = WithdrawalId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
-               request_body = Resolve, responses(CommandResponses, NotFound))]
+               request_body = Resolve, responses(CommandResponses, NotFound, Erased))]
 async fn resolve(
-    State(commands): State<Commands>,
+    State(Sealing { commands, vault }): State<Sealing>,
     Path((user, withdrawal)): Path<(UserId, WithdrawalId)>,
     sender: Sender,
     Json(body): Json<Resolve>,
 ) -> Result<Accepted, Problem> {
+    sender.caller().may(Right::ResolvePayout, user)?;
     let outcome = match body {
         Resolve::Paid { reference } => Outcome::Paid { reference },
-        Resolve::Failed { reason } => Outcome::Failed { reason },
+        Resolve::Failed { reason } => {
+            let reason = sealed(&vault, user, Purpose::WithdrawalReason, withdrawal.0, &reason).await?;
+            Outcome::Failed { reason }
+        }
     };
     let what = What::Resolve { operator: UserId(sender.caller().id), outcome };
     sender.submit(&commands, Right::ResolvePayout, user, None, on(withdrawal, what)).await
@@ -157,16 +153,4 @@ struct NotFound(#[to_schema] skyriff_edge::problem::ProblemBody<'static>);
 
 fn on(withdrawal: WithdrawalId, what: What) -> Intent {
     Intent::Withdrawal(Step { withdrawal, what })
-}
-
-/// Nothing was recorded.
-fn unsealed(error: &Error) -> Problem {
-    match error {
-        Error::Erased => Problem::new(&Kind::ERASED),
-        Error::Unavailable(source) => {
-            tracing::warn!(error = %source, "a destination cannot be sealed");
-            Problem::new(&Kind::UNAVAILABLE).retry_after_s(2)
-        }
-        Error::NoKey | Error::UnknownMasterKey(_) | Error::Damaged => Problem::fault(error),
-    }
 }

@@ -13,20 +13,23 @@ use axum::{
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 use skyriff_domain::{
-    Command, CommandId, Intent, JobId, Label, Metadata, Note, UserId,
-    video_job::{Cost, Kind, Output, Resolution, Step, steps::What},
+    Command, CommandId, Intent, JobId, Label, Metadata, Note, UserId, Words,
+    video_job::{Cost, Kind, Output, Resolution, Step, WorkerFault, steps::What},
 };
 use skyriff_edge::{Caller, Json, Kind as Problems, Path, Problem, RequestContext, Right, problem::ProblemBody};
+use skyriff_vault::{Error, Purpose};
 use utoipa::{IntoResponses, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     VideoApi,
+    sealing::unsealed,
     submit::{POSITION, problem},
 };
 use crate::{
     Fingerprint, Submission,
     outputs::OutputProblem,
+    payouts,
     video_queue::{Ask, Beat},
 };
 
@@ -282,8 +285,26 @@ async fn fail(
     Json(Failure { reason, retryable, cost }): Json<Failure>,
 ) -> Result<Response, Problem> {
     may_work(&caller)?;
+    let reason = said(&api, attempt.0, attempt.1, reason).await?;
     let what = What::FailAttempt { attempt: attempt.2, reason, retryable, cost };
     say(&api, &caller, context, attempt, "fail", what).await
+}
+
+/// A worker's own faults are known by their words. Whatever else it says may quote the prompt.
+async fn said(api: &VideoApi, user: UserId, job: JobId, reason: Note) -> Result<Words, Problem> {
+    if WorkerFault::is_in(&reason) {
+        return Ok(reason.into());
+    }
+    match api.vault.seal_words(user, Purpose::AttemptReason, job.0, &reason).await {
+        // Its end is recorded all the same.
+        Err(Error::Erased) => Ok(forgotten().into()),
+        sealed => sealed.map_err(|error| unsealed(&error)),
+    }
+}
+
+/// The reason of an attempt at a job of a person who is forgotten.
+fn forgotten() -> Note {
+    payouts::note("it failed")
 }
 
 /// Workers belong to no user, and may work for all.

@@ -8,20 +8,24 @@ use skyriff_domain::{
     work::{Command, Visibility},
 };
 use skyriff_edge::{Json, Path, Problem, Right};
+use skyriff_vault::Purpose;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::submit::{Accepted, CommandResponses, OptionalJson, SenderOfState};
+use super::{
+    sealing::{Erased, Sealing, sealed},
+    submit::{Accepted, CommandResponses, OptionalJson, SenderOfState},
+};
 use crate::Commands;
 
-pub(super) fn routes() -> OpenApiRouter<Commands> {
+pub(super) fn routes() -> OpenApiRouter<Sealing> {
     OpenApiRouter::new().routes(routes!(publish, unpublish))
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Publish {
-    /// What it is called.
+    /// What it is called. Kept sealed.
     title: Note,
     visibility: Visibility,
     /// Who made it. The caller, unless a service says otherwise, which has to.
@@ -50,9 +54,9 @@ struct Unpublish {
 ///
 /// A work has the id of its job, so a job is shown once and nobody can show another's. `Idempotency-Key` is as for likes.
 #[utoipa::path(put, path = "/v1/works/{work}", tag = "works", params(("work" = WorkId, Path), ("Idempotency-Key" = Option<String>, Header, pattern = "^[ -~]{1,255}$")),
-               request_body = Publish, responses(CommandResponses))]
+               request_body = Publish, responses(CommandResponses, Erased))]
 async fn publish(
-    State(commands): State<Commands>,
+    State(Sealing { commands, vault }): State<Sealing>,
     Path(work): Path<WorkId>,
     SenderOfState(sender): SenderOfState,
     Json(body): Json<Publish>,
@@ -60,6 +64,8 @@ async fn publish(
     let Publish { title, visibility, user, imported, occurred_at } = body;
     let creator = sender.acts_for(Right::Publish, user)?;
     let right = if imported { Right::ImportWork } else { Right::Publish };
+    sender.caller().may(right, creator)?;
+    let title = sealed(&vault, creator, Purpose::WorkTitle, work.0, &title).await?;
     let job = (!imported).then_some(JobId(work.0));
     let intent = Intent::Work { work, command: Command::Publish { creator, job, title, visibility } };
     sender.submit(&commands, right, creator, occurred_at, intent).await

@@ -47,7 +47,8 @@ fn next(event: &RecordedEvent) -> Option<(&'static str, UserId, Step)> {
         | Event::WithdrawalAllowance(_)
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
-        | Event::Work(_) => None,
+        | Event::Work(_)
+        | Event::Erasure(_) => None,
     }
 }
 
@@ -61,6 +62,7 @@ const fn tip_of(stream: &StreamId) -> Option<TipId> {
         | StreamId::WithdrawalAllowance(_)
         | StreamId::VideoJob(_)
         | StreamId::VideoSlots(_)
-        | StreamId::Work(_) => None,
+        | StreamId::Work(_)
+        | StreamId::Erasure(_) => None,
     }
 }

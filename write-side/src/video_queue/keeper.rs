@@ -128,7 +128,7 @@ impl Changes {
                 self.outcomes.push(Outcome { job, provider, worked: true });
                 change.last = Some(Last::Over);
             }
-            E::AttemptFailed { attempt, reason, retry_at, cost: _ } => {
+            E::AttemptFailed { attempt, reason, words: _, retry_at, cost: _ } => {
                 let provider = change.leased.take().map(|(_, provider)| provider);
                 // What is the worker's own fault says nothing about the provider.
                 if !WorkerFault::is_in(reason) {
@@ -137,7 +137,7 @@ impl Changes {
                 let attempt = i32::try_from(*attempt).map_err(misfit)?;
                 change.last = Some(Last::Queued { attempt, ready_at: *retry_at });
             }
-            E::Failed { attempt: _, reason, retryable, cost: _ } => {
+            E::Failed { attempt: _, reason, words: _, retryable, cost: _ } => {
                 let provider = change.leased.take().map(|(_, provider)| provider);
                 // What can never be made says something about the order and not about the provider.
                 if *retryable && !WorkerFault::is_in(reason) {

@@ -27,6 +27,9 @@ impl VideoQueue {
         if !is_own {
             return Err(NotWatched::NotFound);
         }
+        if place.is_erased(user).await? {
+            return Err(NotWatched::Erased);
+        }
         Ok(events.into_iter().find_map(|(_, change)| made(change)))
     }
 
@@ -50,6 +53,14 @@ impl VideoQueue {
 }
 
 impl Place {
+    /// Whether a person who lives here is forgotten: what was made of their prompts is deleted.
+    async fn is_erased(&self, user: UserId) -> sqlx::Result<bool> {
+        let look = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM events WHERE aggregate_type = 'erasure' AND aggregate_id = $1)",
+        );
+        within(look.bind(user.to_string()).fetch_one(&self.pool)).await
+    }
+
     async fn shown(&self, work: WorkId) -> sqlx::Result<Option<Output>> {
         let last = sqlx::query_scalar(
             "SELECT event_type FROM events WHERE aggregate_type = 'work' AND aggregate_id = $1
@@ -60,6 +71,16 @@ impl Place {
             return Ok(None);
         }
         let events = watch::events(&self.pool, &[(0, JobId(work.0), 0)]).await?;
+        let maker = events.first().and_then(|(_, change)| match change {
+            Change::Event { event: Event::Submitted(order), .. } => Some(order.user),
+            Change::Event { .. } | Change::Progress { .. } => None,
+        });
+        // It is taken down soon; until then it is not to be had either.
+        if let Some(maker) = maker
+            && self.is_erased(maker).await?
+        {
+            return Ok(None);
+        }
         Ok(events.into_iter().find_map(|(_, change)| made(change)))
     }
 }

@@ -90,7 +90,7 @@ impl Sweeper {
         let reason = video_job::worker_lost();
         self.end(&lost, "lost", |attempt| What::FailAttempt {
             attempt,
-            reason: reason.clone(),
+            reason: reason.clone().into(),
             retryable: true,
             cost: Cost::none(),
         })
@@ -110,7 +110,7 @@ impl Sweeper {
         let reason = WorkerFault::Endless.reason();
         self.end(&endless, "endless", |attempt| What::FailAttempt {
             attempt,
-            reason: reason.clone(),
+            reason: reason.clone().into(),
             retryable: true,
             cost: Cost::none(),
         })

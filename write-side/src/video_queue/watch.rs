@@ -74,6 +74,9 @@ pub enum NotWatched {
     /// The user has no such job.
     #[error("there is no such job")]
     NotFound,
+    /// What it made was deleted with what else belonged to its owner.
+    #[error("what belonged to this person was erased")]
+    Erased,
     /// Its events cannot be read.
     #[error("the log cannot be read")]
     Unavailable(#[from] sqlx::Error),
@@ -334,7 +337,8 @@ pub(super) async fn events(pool: &PgPool, asked: &[(i64, JobId, i64)]) -> sqlx::
                 | Event::Withdrawal(_)
                 | Event::WithdrawalAllowance(_)
                 | Event::VideoSlots(_)
-                | Event::Work(_) => Err(sqlx::Error::Decode("not an event of a video job".into())),
+                | Event::Work(_)
+                | Event::Erasure(_) => Err(sqlx::Error::Decode("not an event of a video job".into())),
             }
         })
         .collect()
