@@ -111,7 +111,9 @@ impl Command {
             Intent::VideoJob(step) => step.streams(self.user),
             Intent::Work { work, command } => {
                 let read = match command {
-                    work::Command::Publish { job, .. } => [Some(StreamId::Erasure(self.user)), job.map(StreamId::VideoJob)],
+                    work::Command::Publish { job, .. } => {
+                        [Some(StreamId::Erasure(self.user)), job.map(StreamId::VideoJob)]
+                    }
                     work::Command::Unpublish { .. } => [None, None],
                 };
                 [StreamId::Work(*work)].into_iter().chain(read.into_iter().flatten()).collect()
@@ -271,7 +273,7 @@ mod tests {
 
     #[test]
     fn nothing_that_would_be_sealed_is_kept_for_a_person_who_is_forgotten() {
-        use crate::{Sealed, WithdrawalId, JobId};
+        use crate::{JobId, Sealed, WithdrawalId};
         let user = UserId(Uuid::from_u128(1));
         let (id, sealed) = (Uuid::from_u128(2), || Sealed::try_from("AQ".to_owned()).unwrap());
         let ask = |intent| Command { user, at: "2026-01-10T12:00:00Z".parse().unwrap(), intent };
@@ -313,7 +315,11 @@ mod tests {
         for command in &needing_the_key {
             let recorded = decide(command, &given).unwrap();
             let in_the_way = decide(&erase("t-1"), &recorded);
-            assert_eq!(in_the_way.is_ok(), matches!(command.intent, Intent::Work { .. }), "{command:?}: {in_the_way:?}");
+            assert_eq!(
+                in_the_way.is_ok(),
+                matches!(command.intent, Intent::Work { .. }),
+                "{command:?}: {in_the_way:?}"
+            );
             // The same asked again, by a retry whose key is forgotten, is what it was.
             let before: Vec<_> = given.iter().chain(&recorded).cloned().collect();
             let erased = decide(&erase("t-1"), &[]).unwrap();

@@ -346,7 +346,7 @@ impl Withdrawal {
                 Status::UnderReview => {
                     let (reason, words) = reason.clone().into_members();
                     Ok(vec![Event::Rejected { reviewer: *reviewer, reason, words }])
-                },
+                }
                 Status::Approved
                 | Status::Paying
                 | Status::NeedsAttention

@@ -98,12 +98,39 @@ mod tests {
         const ID: &str = "00000000-0000-0000-0000-000000000001";
         let cost = r#""cost":{"micros":1,"currency":"usd"}"#;
         let table = [
-            ("points_account", "adjusted", r#"{"adjusted":{"direction":"credit","moved":{"paid":5},"reason":"in sealed words","words":"AQ"}}"#.to_owned()),
-            ("withdrawal", "rejected", format!(r#"{{"rejected":{{"reviewer":"{ID}","reason":"in sealed words","words":"AQ"}}}}"#)),
+            (
+                "points_account",
+                "adjusted",
+                r#"{"adjusted":{"direction":"credit","moved":{"paid":5},"reason":"in sealed words","words":"AQ"}}"#
+                    .to_owned(),
+            ),
+            (
+                "withdrawal",
+                "rejected",
+                format!(r#"{{"rejected":{{"reviewer":"{ID}","reason":"in sealed words","words":"AQ"}}}}"#),
+            ),
             ("withdrawal", "failed", r#"{"failed":{"reason":"in sealed words","words":"AQ"}}"#.to_owned()),
-            ("video_job", "attempt_failed", format!(r#"{{"attempt_failed":{{"attempt":1,"reason":"in sealed words","words":"AQ","retry_at":"2026-01-01T00:00:00Z",{cost}}}}}"#)),
-            ("video_job", "failed", format!(r#"{{"failed":{{"attempt":1,"reason":"in sealed words","words":"AQ","retryable":true,{cost}}}}}"#)),
-            ("work", "published", format!(r#"{{"published":{{"creator":"{ID}","title":"in sealed words","words":"AQ","visibility":"public"}}}}"#)),
+            (
+                "video_job",
+                "attempt_failed",
+                format!(
+                    r#"{{"attempt_failed":{{"attempt":1,"reason":"in sealed words","words":"AQ","retry_at":"2026-01-01T00:00:00Z",{cost}}}}}"#
+                ),
+            ),
+            (
+                "video_job",
+                "failed",
+                format!(
+                    r#"{{"failed":{{"attempt":1,"reason":"in sealed words","words":"AQ","retryable":true,{cost}}}}}"#
+                ),
+            ),
+            (
+                "work",
+                "published",
+                format!(
+                    r#"{{"published":{{"creator":"{ID}","title":"in sealed words","words":"AQ","visibility":"public"}}}}"#
+                ),
+            ),
         ];
         for (aggregate, event_type, stored) in table {
             let stream = crate::StreamId::decode(aggregate, ID).unwrap();

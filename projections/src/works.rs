@@ -46,7 +46,9 @@ async fn upsert(changes: &BTreeMap<WorkId, Change<'_>>, transaction: &mut PgConn
     let mut rows = Rows::default();
     for (work, change) in changes {
         let Some((first, last)) = change.shown else { continue };
-        let Event::Work(work::Event::Published { creator, job, title, words, visibility }) = &last.event else { continue };
+        let Event::Work(work::Event::Published { creator, job, title, words, visibility }) = &last.event else {
+            continue;
+        };
         rows.works.push(work.0);
         rows.creators.push(creator.0);
         rows.shards.push(i16::try_from(last.at.shard.0).map_err(|error| ApplyError::Misfit(error.to_string()))?);

@@ -9,8 +9,8 @@ use sqlx::PgPool;
 use utoipa::ToSchema;
 
 use crate::{
-    page::{self, Cursor, Page},
     opening::Opening,
+    page::{self, Cursor, Page},
     replicas::{self, AtLeast, Fresh, FreshParts, QueryEverywhere},
     work::{Row, Work, moment, numbers, open_titles, positions},
 };

@@ -104,8 +104,8 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         ..commands::Limits::default()
     };
     let side = CommandSide::start(&databases.to_append(), databases.shard_count, &Policy::default(), &limits);
-    let services = Services::new(side.commands.clone(), databases.shard_count)
-        .with_erasures(Some(erasures(&databases, &storage)));
+    let services =
+        Services::new(side.commands.clone(), databases.shard_count).with_erasures(Some(erasures(&databases, &storage)));
     let done = erase(&arguments, user, &services, owner).await;
     // Without this the executors would wait for more.
     drop(services);
@@ -122,12 +122,7 @@ fn confirmed(user: UserId) -> Result<bool> {
     Ok(line.trim() == user.to_string())
 }
 
-async fn erase(
-    arguments: &Arguments,
-    user: UserId,
-    services: &Services,
-    owner: &mut PgConnection,
-) -> Result<ExitCode> {
+async fn erase(arguments: &Arguments, user: UserId, services: &Services, owner: &mut PgConnection) -> Result<ExitCode> {
     let recorded = record(arguments, user, services).await?;
     let event = erased(owner, user, services).await?.context("the erasure cannot be found in the log")?;
     match recorded {
@@ -145,10 +140,14 @@ async fn erase(
     println!("what {user} showed is taken down, and what was made of their prompts is deleted");
     let paid = paid_withdrawals(owner, user).await?;
     if !paid.is_empty() {
-        println!("whoever paid these withdrawals still knows where to, payment files too; ask them to delete what they may:");
+        println!(
+            "whoever paid these withdrawals still knows where to, payment files too; ask them to delete what they may:"
+        );
         paid.iter().for_each(|withdrawal| println!("  {withdrawal}"));
     }
-    println!("backups and archived write-ahead logs have the key until they are gone, or until the master key is changed:");
+    println!(
+        "backups and archived write-ahead logs have the key until they are gone, or until the master key is changed:"
+    );
     println!("  skyriff keys rewrap, and then destroy the old master key");
     Ok(ExitCode::SUCCESS)
 }
@@ -187,7 +186,9 @@ async fn take_down(event: &RecordedEvent, services: &Services) -> Result<()> {
         match erasures::react(event, services).await {
             Reaction::Done => return Ok(()),
             Reaction::Later { reason, .. } | Reaction::NeedsAttention { reason, .. } if attempt == ATTEMPTS_MAX => {
-                bail!("the key is destroyed, and not all that was shown or made is gone: {reason}; run the same command again");
+                bail!(
+                    "the key is destroyed, and not all that was shown or made is gone: {reason}; run the same command again"
+                );
             }
             Reaction::Later { reason, .. } | Reaction::NeedsAttention { reason, .. } => {
                 tracing::warn!(reason, "not all is taken down; trying again");

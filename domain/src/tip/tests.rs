@@ -270,7 +270,8 @@ impl World {
     }
 
     fn give(&mut self, user: UserId, bucket: Bucket, amount: i64) {
-        let action = Action::Adjust { bucket, direction: Direction::Credit, points: points(amount), reason: note("x").into() };
+        let action =
+            Action::Adjust { bucket, direction: Direction::Credit, points: points(amount), reason: note("x").into() };
         let policy = Policy {
             points: crate::PointsPolicy { amount_max: points(POINTS_MAX), ..Default::default() },
             ..Default::default()

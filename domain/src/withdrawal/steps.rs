@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::{Command, Outcome, Status, allowance};
 use crate::{
-    Event, HoldId, Label, Note, Points, Policy, Reference, Refusal, Sealed, StreamId, Streams, UserId, WithdrawalId, Words,
+    Event, HoldId, Label, Note, Points, Policy, Reference, Refusal, Sealed, StreamId, Streams, UserId, WithdrawalId,
+    Words,
     command::Decision,
     points_account::{Action, Source},
 };

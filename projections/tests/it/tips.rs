@@ -47,8 +47,12 @@ fn row(user: UserId, other: UserId, amount: i64, state: &str, reason: Option<&st
 
 async fn give(log: &mut Log, user: UserId, amount: i64) {
     let note = Note::try_from("test".to_owned()).unwrap();
-    let action =
-        Action::Adjust { bucket: Bucket::Paid, direction: Direction::Credit, points: points(amount), reason: note };
+    let action = Action::Adjust {
+        bucket: Bucket::Paid,
+        direction: Direction::Credit,
+        points: points(amount),
+        reason: note.into(),
+    };
     log.on_account(user, noon(), action).await;
 }
 

@@ -7,6 +7,7 @@
 mod audit;
 mod crashes;
 mod dev;
+mod erasure;
 mod events;
 #[path = "../../../write-side/tests/it/hostile_provider.rs"]
 #[allow(dead_code, reason = "the write side's tests use all of it")]

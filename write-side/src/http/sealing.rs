@@ -46,6 +46,10 @@ pub(super) fn unsealed(error: &Error) -> Problem {
 
 /// For the API's description.
 #[derive(utoipa::IntoResponses)]
-#[response(status = 410, description = "What belonged to this person was erased", content_type = "application/problem+json")]
+#[response(
+    status = 410,
+    description = "What belonged to this person was erased",
+    content_type = "application/problem+json"
+)]
 #[expect(dead_code, reason = "only described, never made")]
 pub(super) struct Erased(#[to_schema] ProblemBody<'static>);

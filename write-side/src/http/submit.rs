@@ -10,8 +10,8 @@ use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use skyriff_domain::{
-    Command, CommandId, Intent, Metadata, Refusal, UserId, erasure, points_account, recharge_order, tip, video_job, withdrawal,
-    withdrawal::allowance, work,
+    Command, CommandId, Intent, Metadata, Refusal, UserId, erasure, points_account, recharge_order, tip, video_job,
+    withdrawal, withdrawal::allowance, work,
 };
 use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, Role, problem::IDEMPOTENT_REPLAYED};
 use utoipa::{IntoResponses, ToSchema};

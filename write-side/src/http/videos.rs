@@ -346,7 +346,8 @@ fn last_seen(id: &str) -> Option<(i64, u8)> {
 async fn reason(vault: &Vault, user: UserId, job: JobId, change: &Change) -> Option<String> {
     use video_job::Event as E;
     let Change::Event {
-        event: E::AttemptFailed { reason, words: sealed, .. } | E::Failed { reason, words: sealed, .. }, ..
+        event: E::AttemptFailed { reason, words: sealed, .. } | E::Failed { reason, words: sealed, .. },
+        ..
     } = change
     else {
         return None;

@@ -110,12 +110,7 @@ pub async fn react(event: &RecordedEvent, with: &Services) -> Reaction {
     }
 }
 
-async fn take_down(
-    event: &RecordedEvent,
-    user: UserId,
-    with: &Services,
-    erasures: &Erasures,
-) -> Result<(), String> {
+async fn take_down(event: &RecordedEvent, user: UserId, with: &Services, erasures: &Erasures) -> Result<(), String> {
     let found = erasures.belongings(event.at.shard, user).await.map_err(|error| error.to_string())?;
     let Belongings { shown, objects } = found;
     let hide = |work: WorkId| async move {

@@ -57,8 +57,7 @@ impl Api {
     }
 
     pub(crate) fn with(node: CommandSide, vault: Vault) -> Self {
-        let routes = http::routes(node.commands.clone());
-        Self::around(routes.merge(http::withdrawal_routes(node.commands.clone(), vault)), node)
+        Self::around(http::routes(node.commands.clone(), vault), node)
     }
 
     pub(crate) fn around(routes: OpenApiRouter, node: CommandSide) -> Self {

@@ -120,7 +120,7 @@ impl Studio {
         let side = VideoQueueSide::start(&databases, count, &node.commands, &store.vault(), limits, close.clone());
         let (commands, queue, vault) = (node.commands.clone(), side.queue.clone(), store.vault());
         let videos = http::VideoApi { commands: commands.clone(), queue, vault, outputs: Arc::new(Shelf) };
-        let api = Api::around(http::routes(commands).merge(http::video_routes(videos)), node);
+        let api = Api::around(http::routes(commands, store.vault()).merge(http::video_routes(videos)), node);
         Self { api, side, close }
     }
 

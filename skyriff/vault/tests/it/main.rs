@@ -4,12 +4,12 @@
 
 use futures::future::join_all;
 use serde_json::json;
-use skyriff_domain::{ShardCount, UserId, WithdrawalId, shard_of};
+use skyriff_domain::{Sealed, ShardCount, UserId, WithdrawalId, shard_of};
 use skyriff_postgres::{
     databases::{COMMAND, OWNER, PROJECT, QUERY},
     testing::TestDatabases,
 };
-use skyriff_vault::{Destination, Error, KeyDatabase, MasterKeys, Purpose, Vault};
+use skyriff_vault::{Column, Destination, Error, KeyDatabase, MasterKeys, Purpose, Vault, rewrap::rewrap};
 use sqlx::{ConnectOptions, Executor, PgConnection};
 use uuid::Uuid;
 
@@ -172,4 +172,91 @@ async fn keys_are_read_where_they_can_be() {
     }
     let nowhere = reader(gone.clone(), vec![pool(&behind)]).open_destination(person, withdrawal, &sealed).await;
     assert!(matches!(nowhere, Err(Error::Unavailable(_))), "{nowhere:?}");
+}
+
+#[tokio::test]
+async fn the_master_key_changes_while_people_come_and_go_and_all_that_is_sealed_opens_as_before() {
+    let databases = TestDatabases::create().await;
+    let (old, new) = (MasterKeys::generate(), MasterKeys::generate());
+    let of = |text: &str| MasterKeys::from_base64(text).unwrap();
+    let both = of(&format!("{},{}", new.as_str(), old.as_str()));
+    let before = vault_as(&databases, COMMAND, &of(&old));
+    let (people, thing): (Vec<_>, _) = ((0..2_100).map(|_| someone()).collect(), Uuid::new_v4());
+    let seal = |vault: Vault, person| async move { vault.seal(person, Purpose::WorkTitle, thing, b"a title").await };
+    let mut sealed = Vec::new();
+    for some in people.chunks(100) {
+        let all = join_all(some.iter().map(|person| seal(before.clone(), *person))).await;
+        sealed.extend(all.into_iter().map(Result::unwrap));
+    }
+    destroy(&databases, people[0]).await;
+    // Without the old key nothing can be done, and nothing is done.
+    let error = rewrap(&mut owner(&databases).await, &of(&new)).await.unwrap_err();
+    assert!(matches!(error, Error::UnknownMasterKey(_)), "{error:?}");
+    // Somebody new comes, and somebody goes, while keys are wrapped anew.
+    let during = vault_as(&databases, COMMAND, &both);
+    let late = someone();
+    let (first, second) = (&mut owner(&databases).await, &mut owner(&databases).await);
+    let (one, other, made, ()) = tokio::join!(
+        rewrap(first, &both),
+        rewrap(second, &both),
+        seal(during.clone(), late),
+        destroy(&databases, people[1]),
+    );
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert!(one.rewrapped + other.rewrapped <= 2_099 && one.rewrapped + other.rewrapped >= 2_098, "{one:?} {other:?}");
+    let again = rewrap(&mut owner(&databases).await, &both).await.unwrap();
+    assert_eq!((again.rewrapped, again.current, again.destroyed), (0, 2_099, 2));
+
+    // The new key alone opens everything, and makes the same of the same; the old one opens nothing any more.
+    let after = vault_as(&databases, COMMAND, &of(&new));
+    assert_eq!(after.open(late, Purpose::WorkTitle, thing, &made.unwrap()).await.unwrap().as_slice(), b"a title");
+    for (person, sealed) in people.iter().zip(&sealed).skip(2).step_by(97) {
+        assert_eq!(after.open(*person, Purpose::WorkTitle, thing, sealed).await.unwrap().as_slice(), b"a title");
+        assert_eq!(seal(after.clone(), *person).await.unwrap(), *sealed);
+        let closed = before.open(*person, Purpose::WorkTitle, thing, sealed).await;
+        assert!(matches!(closed, Err(Error::UnknownMasterKey(_))), "{closed:?}");
+    }
+    for (person, sealed) in people.iter().zip(&sealed).take(2) {
+        assert!(matches!(after.open(*person, Purpose::WorkTitle, thing, sealed).await, Err(Error::Erased)));
+    }
+}
+
+#[tokio::test]
+async fn the_event_of_an_erasure_takes_the_key_with_it_or_neither_is_there() {
+    let databases = TestDatabases::create().await;
+    let vault = vault_as(&databases, COMMAND, &some_keys());
+    let (person, thing, neighbour) = (someone(), Uuid::new_v4(), someone());
+    let mut sealed = Vec::new();
+    for person in [person, neighbour] {
+        sealed.push(vault.seal(person, Purpose::WorkTitle, thing, b"a title").await.unwrap());
+    }
+    let mut command = databases.event_store(COMMAND).connect().await.unwrap();
+    let shard = i16::try_from(shard_of(person, ShardCount::default()).0).unwrap();
+    let record = async |connection: &mut PgConnection, event_type: &str, position: i64| {
+        sqlx::query("INSERT INTO events VALUES ($1, $2, 'erasure', $3, $2, $4, '1', '{}', '{}', now(), now())")
+            .bind(shard)
+            .bind(position)
+            .bind(person.to_string())
+            .bind(event_type)
+            .execute(connection)
+            .await
+    };
+    let open = async |person, sealed| vault.open(person, Purpose::WorkTitle, thing, sealed).await;
+    // Not while it may still be rolled back, and not by another event.
+    command.execute("BEGIN").await.unwrap();
+    record(&mut command, "erased", 1).await.unwrap();
+    assert!(open(person, &sealed[0]).await.is_ok());
+    command.execute("ROLLBACK").await.unwrap();
+    record(&mut command, "noted", 1).await.unwrap();
+    assert!(open(person, &sealed[0]).await.is_ok());
+    record(&mut command, "erased", 2).await.unwrap();
+    assert!(matches!(open(person, &sealed[0]).await, Err(Error::Erased)));
+    assert!(open(neighbour, &sealed[1]).await.is_ok());
+    // What a table says of them.
+    let column = |person, sealed: &Sealed| (person, format!("sealed:{}", sealed.as_str()));
+    let texts = [column(person, &sealed[0]), column(neighbour, &sealed[1]), (person, "in the clear".to_owned())];
+    let columns =
+        texts.each_ref().map(|(person, text)| Column { person: *person, purpose: Purpose::WorkTitle, thing, text });
+    let opened = vault.open_columns(&columns).await;
+    assert_eq!(opened, [None, Some("a title".to_owned()), Some("in the clear".to_owned())]);
 }
