@@ -16,6 +16,7 @@ use skyriff_edge::{
 };
 use skyriff_postgres::{databases::QUERY, testing::TestDatabases};
 use skyriff_read_side::{ReadDatabase, Replicas, routes};
+use skyriff_vault::{MasterKeys, Vault};
 use sqlx::{
     ConnectOptions,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
@@ -62,7 +63,10 @@ impl Api {
 
     /// On several read databases.
     pub(crate) fn over(databases: Vec<ReadDatabase>, patience: Duration) -> Self {
-        let (routes, _) = routes(Replicas::new(ShardCount::default(), databases, patience)).split_for_parts();
+        // What the tests have in the tables is in the clear, and needs no keys.
+        let keys = MasterKeys::from_base64(&MasterKeys::generate()).unwrap();
+        let vault = Vault::new(keys, ShardCount::default(), Vec::new());
+        let (routes, _) = routes(Replicas::new(ShardCount::default(), databases, patience), vault).split_for_parts();
         Self::of(routes)
     }
 

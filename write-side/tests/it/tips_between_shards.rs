@@ -106,7 +106,7 @@ async fn until_idle(store: &Store) {
 
 fn credit(bucket: Bucket, amount: i64) -> Action {
     let reason = Note::try_from("test".to_owned()).unwrap();
-    Action::Adjust { bucket, direction: Direction::Credit, points: points(amount), reason }
+    Action::Adjust { bucket, direction: Direction::Credit, points: points(amount), reason: reason.into() }
 }
 
 async fn give(commands: &Commands, user: UserId, amount: i64) {
