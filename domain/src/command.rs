@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Event, LikeId, OrderId, Points, Policy, State, StreamId, Streams, UserId, WorkId, erasure, like, points_account,
-    points_account::Action, recharge_order, tip, video_job, withdrawal, work,
+    points_account::Action, recharge_order, reconciliation, tip, video_job, withdrawal, work,
 };
 
 /// One thing asked for one user.
@@ -59,6 +59,8 @@ pub enum Intent {
     },
     /// The user is forgotten.
     Erase(erasure::Command),
+    /// A step of a reconciliation.
+    Reconcile(reconciliation::Step),
 }
 
 /// Why a command was refused. Kept as JSON for as long as the command's key is.
@@ -95,6 +97,12 @@ pub enum Refusal {
     /// Since the user is forgotten, or cannot be now.
     #[error(transparent)]
     Erasure(#[from] erasure::Refusal),
+    /// By the reconciliation.
+    #[error(transparent)]
+    Reconciliation(#[from] reconciliation::run::Refusal),
+    /// By the exception.
+    #[error(transparent)]
+    ReconciliationException(#[from] reconciliation::exception::Refusal),
 }
 
 impl Command {
@@ -118,6 +126,7 @@ impl Command {
                 };
                 [StreamId::Work(*work)].into_iter().chain(read.into_iter().flatten()).collect()
             }
+            Intent::Reconcile(step) => step.streams(),
             Intent::Erase(_) => vec![
                 StreamId::Erasure(self.user),
                 StreamId::WithdrawalAllowance(self.user),
@@ -174,6 +183,7 @@ impl Command {
                 let events = streams.work(*work).decide(command)?;
                 decision.record(StreamId::Work(*work), events.into_iter().map(Event::Work));
             }
+            Intent::Reconcile(step) => step.decide(self.user, &mut decision)?,
             Intent::Erase(command) => {
                 let (allowance, slots) = (streams.withdrawal_allowance(self.user), streams.video_slots(self.user));
                 let events = streams.erasure(self.user).decide(command, allowance, slots)?;

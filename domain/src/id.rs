@@ -64,6 +64,14 @@ id!(
     WithdrawalId
 );
 id!(
+    /// A provider's file, compared with the ledger; see [`ReconciliationId::of`].
+    ReconciliationId
+);
+id!(
+    /// What a provider's file and the ledger do not agree on; see [`ExceptionId::of`].
+    ExceptionId
+);
+id!(
     /// One command of one actor, see [`CommandId::derive`].
     CommandId
 );
@@ -96,6 +104,28 @@ impl FromStr for LikeId {
 /// The name space of command ids (RFC 9562, version 5). Changing it would let every retry apply a second time.
 const COMMANDS: Uuid = Uuid::from_u128(0x3f1c_5a52_8c1b_4d6e_9a50_7b1d_0c4e_7711);
 
+/// The name space of the ids of reconciliations and their exceptions. Changing it would make the same file another one.
+const RECONCILIATIONS: Uuid = Uuid::from_u128(0x5b0e_6a1d_27c4_4f83_b1c9_4de2_93a8_60f5);
+
+impl ReconciliationId {
+    /// Of a file and of what it is compared with: the same file is the same reconciliation.
+    pub fn of(file: &crate::reconciliation::run::File) -> Self {
+        let crate::reconciliation::run::File { kind, provider, from, to, sha256, lines: _ } = file;
+        let name = format!("reconciliation {} {provider} {from} {to} {sha256}", kind.as_str());
+        Self(Uuid::new_v5(&RECONCILIATIONS, name.as_bytes()))
+    }
+}
+
+impl ExceptionId {
+    /// Of a payment and a provider: whatever runs find about it is one exception. One that was found while the ledger did
+    /// not know whose the payment is, is another one than those of its user: it lives elsewhere.
+    pub fn of(kind: crate::reconciliation::Kind, provider: &crate::Label, subject: Uuid, user: Option<UserId>) -> Self {
+        let user = user.map(|user| user.to_string()).unwrap_or_default();
+        let name = format!("exception {} {provider} {subject} {user}", kind.as_str());
+        Self(Uuid::new_v5(&RECONCILIATIONS, name.as_bytes()))
+    }
+}
+
 impl CommandId {
     /// The id of the command that `actor` sends under the idempotency key `key`: the same for ever, so a retry after
     /// any failure finds what the first attempt did. Two actors never share one, whatever keys they choose.
@@ -119,5 +149,31 @@ mod tests {
         assert_eq!(id, CommandId::derive("user:1", "key"));
         assert_ne!(id, CommandId::derive("user:2", "key"));
         assert_ne!(id, CommandId::derive("user:1k", "ey"));
+    }
+
+    #[test]
+    fn a_file_is_one_reconciliation_and_a_payment_one_exception_of_a_provider() {
+        use crate::reconciliation::{Kind, run::File};
+        let day = |day| chrono::NaiveDate::from_ymd_opt(2026, 1, day).unwrap();
+        let file = |provider: &str, to| File {
+            kind: Kind::Payouts,
+            provider: provider.parse().unwrap(),
+            from: day(1),
+            to: day(to),
+            sha256: "ab12".parse().unwrap(),
+            lines: 1,
+        };
+        let of = |provider: &str, to| ReconciliationId::of(&file(provider, to));
+        assert_eq!(of("acme", 2).to_string(), "ec10e63a-b70f-513f-bce7-111887823108");
+        assert!(of("acme", 2) != of("acme", 3) && of("acme", 2) != of("other", 2));
+        let of =
+            |kind, provider: &str, user| ExceptionId::of(kind, &provider.parse().unwrap(), Uuid::from_u128(7), user);
+        let (here, user) = (of(Kind::Payouts, "acme", None), UserId(Uuid::from_u128(1)));
+        assert_eq!(here.to_string(), "13202951-8fd2-5330-8878-fc3bb318b8fa");
+        for other in
+            [of(Kind::Recharges, "acme", None), of(Kind::Payouts, "b", None), of(Kind::Payouts, "acme", Some(user))]
+        {
+            assert_ne!(here, other);
+        }
     }
 }

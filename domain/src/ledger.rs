@@ -176,7 +176,9 @@ pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
             | StreamId::VideoJob(_)
             | StreamId::VideoSlots(_)
             | StreamId::Work(_)
-            | StreamId::Erasure(_) => Vec::new(),
+            | StreamId::Erasure(_)
+            | StreamId::Reconciliation(_)
+            | StreamId::ReconciliationException(_) => Vec::new(),
         },
         Event::VideoJob(event) => of_video_job(event),
         // They say what becomes of something; what it does to points is the account's events'.
@@ -188,7 +190,9 @@ pub fn postings(stream: &StreamId, event: &Event) -> Vec<Posting> {
         | Event::WithdrawalAllowance(_)
         | Event::VideoSlots(_)
         | Event::Work(_)
-        | Event::Erasure(_) => Vec::new(),
+        | Event::Erasure(_)
+        | Event::Reconciliation(_)
+        | Event::ReconciliationException(_) => Vec::new(),
     }
 }
 

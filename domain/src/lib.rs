@@ -2,7 +2,8 @@
 //! every function gives the same answer for the same input for ever, because events are folded again for ever.
 //!
 //! Read in this order: what things are called ([`id`], [`points`], [`shard`], [`words`]), what the aggregates decide
-//! ([`points_account`], [`recharge_order`], [`like`], [`tip`], [`withdrawal`], [`video_job`], [`work`], [`erasure`]; their numbers in [`policy`]), what one request may change at once ([`command`], [`stream`]), how a
+//! ([`points_account`], [`recharge_order`], [`like`], [`tip`], [`withdrawal`], [`video_job`], [`work`], [`erasure`],
+//! [`reconciliation`]; their numbers in [`policy`]), what one request may change at once ([`command`], [`stream`]), how a
 //! decision is kept ([`event`]), what it means in the books ([`ledger`]), whose it is ([`owner`]), what of it is a person's
 //! ([`personal`]), and what others need to know of it ([`schema`]).
 
@@ -19,6 +20,7 @@ pub mod like;
 pub mod points_account;
 pub mod policy;
 pub mod recharge_order;
+pub mod reconciliation;
 pub mod tip;
 pub mod video_job;
 pub mod withdrawal;
@@ -35,7 +37,10 @@ pub mod schema;
 
 pub use command::{Command, Intent, Refusal};
 pub use event::{Metadata, RecordedEvent};
-pub use id::{CommandId, HoldId, JobId, LikeId, OrderId, SpendId, TipId, UserId, WithdrawalId, WorkId};
+pub use id::{
+    CommandId, ExceptionId, HoldId, JobId, LikeId, OrderId, ReconciliationId, SpendId, TipId, UserId, WithdrawalId,
+    WorkId,
+};
 pub use label::{Label, Note, Reference, Sealed};
 pub use points::{Bucket, Points, Purse};
 pub use points_account::PointsPolicy;

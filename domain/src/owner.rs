@@ -29,6 +29,10 @@ impl StreamId {
             Self::Withdrawal(_) => Owner::InFirstEvent(&[&["requested", "user"]]),
             Self::VideoJob(_) => Owner::InFirstEvent(&[&["submitted", "user"]]),
             Self::Work(_) => Owner::InFirstEvent(&[&["published", "creator"]]),
+            // One of nobody that is known says no user.
+            Self::ReconciliationException(_) => Owner::InFirstEvent(&[&["found", "user"]]),
+            // Nobody's.
+            Self::Reconciliation(_) => Owner::InFirstEvent(&[]),
         }
     }
 

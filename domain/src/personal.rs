@@ -5,7 +5,9 @@
 //! has decided here whether it is personal. The ids of users are not: they are random, and streams are found by them.
 
 use crate::{
-    Event, erasure, like, points_account, recharge_order, tip,
+    Event, erasure, like, points_account, recharge_order,
+    reconciliation::{exception, run},
+    tip,
     tip::Terms,
     video_job,
     video_job::{Order, Output},
@@ -50,6 +52,18 @@ impl Event {
                 work::Event::Unpublished {} => NONE,
             },
             Self::Erasure(erasure::Event::Erased { asked_by: _, reference: _ }) => NONE,
+            Self::Reconciliation(event) => match event {
+                run::Event::Started(run::File { kind: _, provider: _, from: _, to: _, sha256: _, lines: _ }) => NONE,
+                run::Event::Finished(run::Counts {
+                    matched: _,
+                    missing_in_ledger: _,
+                    missing_in_file: _,
+                    different: _,
+                    repeated: _,
+                    explained: _,
+                }) => NONE,
+            },
+            Self::ReconciliationException(event) => of_exception(event),
         }
     }
 }
@@ -75,6 +89,28 @@ const fn of_points_account(event: &points_account::Event) -> Members {
         | PaidOut { withdrawal: _, points: _, fee: _ }
         | PayoutReturned { withdrawal: _, returned: _ } => NONE,
         Adjusted { direction: _, moved: _, reason: _, words: _ } => &["reason", "words"],
+    }
+}
+
+const fn of_exception(event: &exception::Event) -> Members {
+    use exception::{
+        Event::{Explained, Found, Resolved},
+        Figures,
+    };
+    match event {
+        Found(exception::Found {
+            kind: _,
+            provider: _,
+            run: _,
+            subject: _,
+            user: _,
+            difference: _,
+            ours: Some(Figures { amount: _, currency: _, status: _, reference: _ }) | None,
+            theirs: Some(Figures { amount: _, currency: _, status: _, reference: _ }) | None,
+            line: _,
+        }) => &["ours.reference", "theirs.reference"],
+        Explained { run: _ } => NONE,
+        Resolved { operator: _, outcome: _, reason: _, words: _ } => &["operator", "reason", "words"],
     }
 }
 
@@ -154,6 +190,14 @@ mod tests {
                 "requested",
                 format!(
                     r#"{{"requested":{{"user":"{ID}","points":5,"fee":1,"money":{{"minor":4,"currency":"cny"}},"destination":"c2VjcmV0","reviews_needed":0}}}}"#
+                ),
+            ),
+            ("reconciliation_exception", "resolved", format!(r#"{{"resolved":{{"operator":"{ID}","outcome":"accepted","reason":"why","words":"c2VjcmV0"}}}}"#)),
+            (
+                "reconciliation_exception",
+                "found",
+                format!(
+                    r#"{{"found":{{"kind":"payouts","provider":"acme","run":"{ID}","subject":"{ID}","difference":"reference","ours":{{"amount":1,"status":"paid","reference":"a"}},"theirs":{{"amount":1,"status":"paid","reference":"b"}}}}}}"#
                 ),
             ),
             ("video_job", "submitted", format!(r#"{{"submitted":{{{order}}}}}"#)),

@@ -7,7 +7,8 @@ use cqrs_es::Aggregate;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AggregateSchema, JobId, LikeId, OrderId, TipId, UserId, WithdrawalId, WorkId, erasure,
+    AggregateSchema, ExceptionId, JobId, LikeId, OrderId, ReconciliationId, TipId, UserId, WithdrawalId, WorkId,
+    erasure,
     erasure::Erasure,
     like,
     like::Like,
@@ -15,6 +16,7 @@ use crate::{
     points_account::PointsAccount,
     recharge_order,
     recharge_order::RechargeOrder,
+    reconciliation::{self, exception::ReconciliationException, run::Reconciliation},
     tip,
     tip::{Tip, TipReceipt},
     video_job,
@@ -192,6 +194,10 @@ streams! {
     Work / work: WorkId => Work, work::Event;
     /// Whether a user is forgotten.
     Erasure / erasure: UserId => Erasure, erasure::Event;
+    /// A provider's file, compared with the ledger.
+    Reconciliation / reconciliation: ReconciliationId => Reconciliation, reconciliation::run::Event;
+    /// What a provider's file and the ledger do not agree on.
+    ReconciliationException / reconciliation_exception: ExceptionId => ReconciliationException, reconciliation::exception::Event;
 }
 
 /// A stored event does not read as one of ours.

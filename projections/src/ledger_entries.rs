@@ -141,6 +141,8 @@ fn reference(event: &RecordedEvent) -> Option<String> {
         | Event::WithdrawalAllowance(_)
         | Event::VideoSlots(_)
         | Event::Work(_)
-        | Event::Erasure(_) => None,
+        | Event::Erasure(_)
+        | Event::Reconciliation(_)
+        | Event::ReconciliationException(_) => None,
     }
 }

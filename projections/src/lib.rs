@@ -8,6 +8,7 @@ pub mod balances;
 pub mod ledger_check;
 pub mod ledger_entries;
 pub mod likes;
+pub mod reconciliations;
 pub mod tips;
 pub mod video_jobs;
 pub mod withdrawals;

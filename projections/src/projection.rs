@@ -74,6 +74,8 @@ projections! {
     LedgerEntries / ledger_entries, 2, [ledger_entries, ledger_sums, ledger_user_sums, ledger_holds];
     /// Who likes what, and how often each work is liked.
     Likes / likes, 1, [work_likes_by_hour, work_likes, likes];
+    /// What providers' files say beside the ledger, and the recharges that they are compared with.
+    Reconciliations / reconciliations, 1, [reconciliation_exceptions, reconciliation_runs, recharges];
     /// How far each tip is.
     Tips / tips, 1, [tips];
     /// Video jobs, and what they cost and brought in.

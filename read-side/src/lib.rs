@@ -13,6 +13,7 @@ pub mod liked_works;
 pub mod likes;
 pub mod proofs;
 pub mod story;
+pub mod reconciliations;
 pub mod tips;
 pub mod video_costs;
 pub mod video_jobs;
@@ -52,6 +53,8 @@ pub fn routes(replicas: Replicas, vault: Vault) -> OpenApiRouter {
         .routes(routes!(work::work))
         .routes(routes!(works::newest))
         .routes(routes!(works::of_user))
+        .routes(routes!(reconciliations::reconciliations))
+        .routes(routes!(reconciliations::exceptions))
         .with_state(Opening { replicas: replicas.clone(), vault })
         .merge(OpenApiRouter::new().routes(routes!(hot_works::hot_works)).with_state(HotWorks::new(replicas)))
 }

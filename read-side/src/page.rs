@@ -51,6 +51,11 @@ pub(crate) struct Cursor {
 }
 
 impl Page {
+    /// Of a route that has more parameters than these.
+    pub(crate) const fn of(limit: Option<i64>, cursor: Option<String>) -> Self {
+        Self { limit, cursor }
+    }
+
     /// How many, and after which.
     ///
     /// # Errors

@@ -48,6 +48,7 @@ use crate::outputs;
         (name = "events", description = "What happened, for analysts"),
         (name = "proofs", description = "That nobody edits the log, for auditors"),
         (name = "ledger", description = "The books, for auditors"),
+        (name = "reconciliation", description = "What providers' files say beside the ledger"),
         (name = "erasure", description = "Persons who are forgotten")
     ),
     // Paths name them, bodies of commands do not: a process of only that role would leave them out.

@@ -17,6 +17,7 @@ mod outputs;
 mod payouts;
 mod play;
 mod rebuild;
+mod reconcile;
 mod replay;
 mod seal;
 mod serve;
@@ -78,6 +79,9 @@ enum Command {
     Replay(replay::Arguments),
     /// Build a read model anew beside the live one, switch to it, go back, drop what is kept.
     Rebuild(rebuild::Arguments),
+    /// Compare a provider's file with the ledger.
+    #[command(subcommand)]
+    Reconcile(reconcile::Command),
     /// Forget a person, for ever.
     Erase(erase::Arguments),
     /// Look after the keys of persons.
@@ -107,6 +111,7 @@ async fn main() -> ExitCode {
         Command::Play(arguments) => play::run(arguments).await,
         Command::Replay(arguments) => replay::run(arguments).await,
         Command::Rebuild(arguments) => rebuild::run(arguments).await,
+        Command::Reconcile(command) => reconcile::run(command).await,
         Command::Erase(arguments) => erase::run(arguments).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Audit(command) => audit::run(command).await,

@@ -5,6 +5,7 @@ mod erasure;
 mod likes;
 pub mod payout_callbacks;
 mod points;
+mod reconciliations;
 mod sealing;
 mod submit;
 mod tips;
@@ -29,6 +30,7 @@ pub fn routes(commands: Commands, vault: Vault) -> OpenApiRouter {
         .merge(works::routes())
         .merge(withdrawals::routes())
         .merge(erasure::routes())
+        .merge(reconciliations::routes())
         .merge(bulk::routes())
         .with_state(sealing);
     likes::routes().merge(tips::routes()).with_state(commands).merge(of_words)

@@ -29,7 +29,11 @@ impl About {
             Event::VideoSlots(video_job::slots::Event::Taken { job } | video_job::slots::Event::Freed { job }) => {
                 of_job(*job)
             }
-            Event::RechargeOrder(_) | Event::Like(_) | Event::Erasure(_) => vec![*stream],
+            Event::RechargeOrder(_)
+            | Event::Like(_)
+            | Event::Erasure(_)
+            | Event::Reconciliation(_)
+            | Event::ReconciliationException(_) => vec![*stream],
         };
         Self { streams, on_account: None }
     }
@@ -46,7 +50,9 @@ fn of_stream(stream: &StreamId) -> Vec<StreamId> {
         | StreamId::Like(_)
         | StreamId::WithdrawalAllowance(_)
         | StreamId::VideoSlots(_)
-        | StreamId::Erasure(_) => vec![*stream],
+        | StreamId::Erasure(_)
+        | StreamId::Reconciliation(_)
+        | StreamId::ReconciliationException(_) => vec![*stream],
     }
 }
 

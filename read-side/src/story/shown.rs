@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
-use skyriff_domain::{Event, Metadata, points_account, video_job, withdrawal, work};
+use skyriff_domain::{Event, Metadata, points_account, reconciliation::exception, video_job, withdrawal, work};
 use skyriff_proof::Hash;
 use utoipa::ToSchema;
 
@@ -102,7 +102,8 @@ const fn sealed(event: &Event) -> Option<&'static str> {
         Event::PointsAccount(points_account::Event::Adjusted { .. })
         | Event::Withdrawal(withdrawal::Event::Rejected { .. } | withdrawal::Event::Failed { .. })
         | Event::VideoJob(video_job::Event::AttemptFailed { .. } | video_job::Event::Failed { .. })
-        | Event::Work(work::Event::Published { .. }) => Some("words"),
+        | Event::Work(work::Event::Published { .. })
+        | Event::ReconciliationException(exception::Event::Resolved { .. }) => Some("words"),
         Event::PointsAccount(_)
         | Event::RechargeOrder(_)
         | Event::Like(_)
@@ -113,7 +114,9 @@ const fn sealed(event: &Event) -> Option<&'static str> {
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
         | Event::Work(_)
-        | Event::Erasure(_) => None,
+        | Event::Erasure(_)
+        | Event::Reconciliation(_)
+        | Event::ReconciliationException(_) => None,
     }
 }
 
@@ -149,7 +152,9 @@ pub(super) const fn is_decision(event: &Event) -> bool {
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
         | Event::Work(_)
-        | Event::Erasure(_) => false,
+        | Event::Erasure(_)
+        | Event::Reconciliation(_)
+        | Event::ReconciliationException(_) => false,
     }
 }
 

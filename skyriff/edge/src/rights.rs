@@ -51,6 +51,10 @@ pub enum Right {
     ReadEvents,
     /// Read what is sealed of the log, and proofs with whole events.
     ReadProofs,
+    /// Read what providers' files say beside the ledger.
+    ReadReconciliations,
+    /// Say why a file and the ledger do not agree.
+    Reconcile,
     /// Say that something happened in the past.
     Backdate,
 }
@@ -96,6 +100,8 @@ impl Right {
             Self::ReadVideoCosts => [None, None,  All,     None,    None,   All,    None],
             Self::ReadEvents    => [None, None,   None,    None,    None,   All,    None],
             Self::ReadProofs    => [None, None,   None,    None,    All,    None,   None],
+            Self::ReadReconciliations => [None, None, All,  None,    All,    None,   None],
+            Self::Reconcile     => [None, None,   All,     None,    None,   None,   None],
             Self::Backdate      => [None, All,    None,    None,    None,   None,   None],
         };
         match role {

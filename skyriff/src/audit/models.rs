@@ -101,7 +101,7 @@ impl Moment<'_> {
             Projection::Tips => tips::compare(connection, shard).await,
             Projection::VideoJobs => videos::compare(connection, shard).await,
             // What they show is in no books; `skyriff rebuild` compares them with what the log makes of them.
-            Projection::Withdrawals | Projection::Works => Ok(()),
+            Projection::Reconciliations | Projection::Withdrawals | Projection::Works => Ok(()),
         }
         .with_context(|| format!("the read model {projection} of shard {} cannot be compared", shard.id))
     }

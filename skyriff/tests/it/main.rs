@@ -19,6 +19,7 @@ mod payouts;
 mod play;
 mod proofs;
 mod rebuild;
+mod reconcile;
 mod replay;
 mod story;
 mod support;

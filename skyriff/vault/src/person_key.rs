@@ -25,6 +25,8 @@ pub enum Purpose {
     WithdrawalReason,
     /// Why an attempt at a job failed; the thing is the job.
     AttemptReason,
+    /// Why an exception of a reconciliation was resolved; the thing is the exception.
+    ExceptionReason,
     /// What a work is called; the thing is the work.
     WorkTitle,
 }
@@ -38,6 +40,7 @@ impl Purpose {
             Self::AdjustmentReason => "adjustment reason",
             Self::WithdrawalReason => "withdrawal reason",
             Self::AttemptReason => "attempt reason",
+            Self::ExceptionReason => "exception reason",
             Self::WorkTitle => "work title",
         }
     }

@@ -10,8 +10,11 @@ use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use skyriff_domain::{
-    Command, CommandId, Intent, Metadata, Refusal, UserId, erasure, points_account, recharge_order, tip, video_job,
-    withdrawal, withdrawal::allowance, work,
+    Command, CommandId, Intent, Metadata, Refusal, UserId, erasure, points_account, recharge_order,
+    reconciliation::{exception, run},
+    tip, video_job, withdrawal,
+    withdrawal::allowance,
+    work,
 };
 use skyriff_edge::{Caller, Json, Kind, Problem, RequestContext, Right, Role, problem::IDEMPOTENT_REPLAYED};
 use utoipa::{IntoResponses, ToSchema};
@@ -388,6 +391,15 @@ fn of_refusal(refusal: &Refusal) -> Problem {
             erasure::Refusal::WithdrawalOpen(_) => &Kind::WITHDRAWAL_OPEN,
             erasure::Refusal::JobsInFlight { .. } => &Kind::JOBS_IN_FLIGHT,
             erasure::Refusal::Erased => &Kind::ERASED,
+        },
+        Refusal::Reconciliation(refusal) => match refusal {
+            run::Refusal::NotStarted => &Kind::NOT_FOUND,
+            run::Refusal::Mismatch => &Kind::REFUSED,
+        },
+        Refusal::ReconciliationException(refusal) => match refusal {
+            exception::Refusal::NotFound => &Kind::NOT_FOUND,
+            exception::Refusal::NotOpen { .. } => &Kind::REFUSED,
+            exception::Refusal::OwnException => &Kind::FOUR_EYES,
         },
     };
     Problem::new(kind).detail(refusal.to_string())

@@ -48,7 +48,9 @@ fn next(event: &RecordedEvent) -> Option<(&'static str, UserId, Step)> {
         | Event::VideoJob(_)
         | Event::VideoSlots(_)
         | Event::Work(_)
-        | Event::Erasure(_) => None,
+        | Event::Erasure(_)
+        | Event::Reconciliation(_)
+        | Event::ReconciliationException(_) => None,
     }
 }
 
@@ -63,6 +65,8 @@ const fn tip_of(stream: &StreamId) -> Option<TipId> {
         | StreamId::VideoJob(_)
         | StreamId::VideoSlots(_)
         | StreamId::Work(_)
-        | StreamId::Erasure(_) => None,
+        | StreamId::Erasure(_)
+        | StreamId::Reconciliation(_)
+        | StreamId::ReconciliationException(_) => None,
     }
 }

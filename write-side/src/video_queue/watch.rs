@@ -338,7 +338,9 @@ pub(super) async fn events(pool: &PgPool, asked: &[(i64, JobId, i64)]) -> sqlx::
                 | Event::WithdrawalAllowance(_)
                 | Event::VideoSlots(_)
                 | Event::Work(_)
-                | Event::Erasure(_) => Err(sqlx::Error::Decode("not an event of a video job".into())),
+                | Event::Erasure(_)
+                | Event::Reconciliation(_)
+                | Event::ReconciliationException(_) => Err(sqlx::Error::Decode("not an event of a video job".into())),
             }
         })
         .collect()
