@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn what_is_not_in_order_is_refused_with_its_line() {
         let at = "2026-01-01T00:00:00Z";
-        let long = "x".repeat(LINE_BYTES_MAX);
+        let long = "x".repeat(LINE_BYTES_MAX + 1);
         let table = [
             (String::new(), "line 1: the header is"),
             ("order,points,status\n".to_owned(), "line 1: the header is"),
