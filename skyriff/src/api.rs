@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{Extension, Json, Router, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
-use skyriff_domain::{JobId, Label, UserId, WithdrawalId};
+use skyriff_domain::{ExceptionId, JobId, Label, UserId, WithdrawalId};
 use skyriff_edge::{
     Tokens,
     request::{self, BehindProxy, Limits},
@@ -52,7 +52,7 @@ use crate::outputs;
         (name = "erasure", description = "Persons who are forgotten")
     ),
     // Paths name them, bodies of commands do not: a process of only that role would leave them out.
-    components(schemas(UserId, JobId, WithdrawalId)),
+    components(schemas(UserId, JobId, WithdrawalId, ExceptionId)),
     modifiers(&Bearer)
 )]
 struct Description;
