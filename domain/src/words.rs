@@ -70,6 +70,11 @@ pub fn sealed_in_column(column: &str) -> Option<Sealed> {
     Sealed::try_from(column.strip_prefix(MARK)?.to_owned()).ok()
 }
 
+/// Such a column for whoever has no key: that there are words is said, and nothing of them.
+pub fn without_sealed(column: String) -> String {
+    if sealed_in_column(&column).is_some() { SEALED.to_owned() } else { column }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ mod listing;
 use axum::{Json, extract::State, response::IntoResponse};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use skyriff_domain::{LogPosition, Position, ShardId, UserId};
+use skyriff_domain::{LogPosition, Position, ShardId, UserId, words};
 use skyriff_edge::{Caller, Problem, Query, Right, problem::ProblemBody};
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
@@ -110,7 +110,7 @@ impl From<Row> for BookEntry {
             account: row.account,
             amount: row.amount,
             event_type: row.event_type,
-            reference: row.reference,
+            reference: row.reference.map(words::without_sealed),
             occurred_at: row.occurred_at,
             recorded_at: row.recorded_at,
         }

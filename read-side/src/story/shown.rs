@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
-use skyriff_domain::{Event, Metadata, points_account, reconciliation::exception, video_job, withdrawal};
+use skyriff_domain::{Event, Metadata, points_account, reconciliation::exception, video_job, withdrawal, work};
 use skyriff_proof::Hash;
 use utoipa::ToSchema;
 
@@ -90,16 +90,20 @@ impl StoredEvent {
 fn mask(data: &mut Value, member: &str, event: &Event) -> bool {
     let place = format!("/{}", member.replace('.', "/"));
     let Some(value) = data.pointer_mut(&place) else { return false };
-    let is_sealed = member == "words" || sealed(event) == Some(member);
-    *value = if is_sealed { json!({ "sealed": true }) } else { Value::Null };
+    *value = if sealed(event) == Some(member) { json!({ "sealed": true }) } else { Value::Null };
     true
 }
 
-/// The member that only a person's key opens, beside the words of persons.
+/// The member that only a person's key opens.
 const fn sealed(event: &Event) -> Option<&'static str> {
     match event {
         Event::Withdrawal(withdrawal::Event::Requested(_)) => Some("destination"),
         Event::VideoJob(video_job::Event::Submitted(_)) => Some("prompt"),
+        Event::PointsAccount(points_account::Event::Adjusted { .. })
+        | Event::Withdrawal(withdrawal::Event::Rejected { .. } | withdrawal::Event::Failed { .. })
+        | Event::VideoJob(video_job::Event::AttemptFailed { .. } | video_job::Event::Failed { .. })
+        | Event::Work(work::Event::Published { .. })
+        | Event::ReconciliationException(exception::Event::Resolved { .. }) => Some("words"),
         Event::PointsAccount(_)
         | Event::RechargeOrder(_)
         | Event::Like(_)
