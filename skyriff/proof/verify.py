@@ -188,6 +188,8 @@ def main(keys, what, *files):
     for file in files:
         with open(file, encoding="utf-8") as text:
             answers.append(json.load(text))
+        if "checkpoint" not in answers[-1]:
+            sys.exit(f"{file} is no proof, so nothing was checked: {str(answers[-1])[:300]}")
     checks = {"checkpoint": check_checkpoint, "inclusion": check_inclusion, "consistency": check_consistency}
     return checks[what](*answers, keys)
 

@@ -81,6 +81,10 @@ pub async fn run(command: Command) -> Result<ExitCode> {
     };
     ensure!(arguments.from < arguments.to, "--to is the day after the last day, so it is later than --from");
     let checked = file::check(kind, &arguments.file)?;
+    if let Some((first, last)) = checked.days {
+        let is_of_them = first < arguments.to && last >= arguments.from;
+        ensure!(is_of_them, "the lines are of {first} to {last}, and none of them of the days from --from to --to");
+    }
     let Arguments { databases, provider, from, to, operator, wait_s, require_standby, file: _ } = arguments;
     let databases = databases.databases()?;
     let file = File { kind, provider, from, to, sha256: checked.sha256.clone(), lines: checked.lines };
@@ -91,6 +95,17 @@ pub async fn run(command: Command) -> Result<ExitCode> {
     }
     let mut books = Books::connect(&databases).await?;
     books.catch_up(&databases, Duration::from_secs(u64::from(wait_s))).await?;
+    if kind == Kind::Payouts {
+        let known = books.payout_providers().await?;
+        let is_known = known.is_empty() || known.contains(file.provider.as_str());
+        let all = || known.iter().cloned().collect::<Vec<_>>().join(", ");
+        ensure!(
+            is_known,
+            "no payout was ever started with {:?}; --provider is one of {}",
+            file.provider.as_str(),
+            all()
+        );
+    }
     let limits = commands::Limits { executors_per_database: 1, require_standby, ..commands::Limits::default() };
     let side = CommandSide::start(&databases.to_append(), databases.shard_count, &Policy::default(), &limits);
     let mut reconciling = Reconciling {

@@ -206,7 +206,8 @@ pub fn new_key(arguments: &NewKey) -> Result<ExitCode> {
     ensure!(!out.exists(), "{} is there already; a key is never overwritten", out.display());
     let name: KeyName = name.parse().map_err(|error| anyhow!("--name: {error}"))?;
     let key = keys::generate(name)?;
-    token::write_secret(out, &key.to_private_text()).with_context(|| out.display().to_string())?;
+    // A line of its own, since files of keys are put together.
+    token::write_secret(out, &format!("{}\n", *key.to_private_text())).with_context(|| out.display().to_string())?;
     println!("{}", key.verifier());
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use skyriff_domain::ShardId;
+use skyriff_domain::{ShardCount, ShardId};
 use skyriff_proof::{Hash, Tile, tile::WIDTH};
 
 /// The leaves of one shard, a tile at a time.
@@ -17,6 +17,11 @@ pub struct Leaves {
 }
 
 impl Leaves {
+    /// Whether a folder has tiles of any shard.
+    pub fn are_in(folder: &Path, count: ShardCount) -> bool {
+        count.shards().any(|shard| folder.join(shard.to_string()).join("tile").is_dir())
+    }
+
     /// Those below a folder with a folder for each shard.
     pub fn of(folder: &Path, shard: ShardId) -> Self {
         Self { folder: folder.join(shard.to_string()), index: None, hashes: Vec::new() }

@@ -127,6 +127,9 @@ impl Audit {
             let earlier_count = export::Manifest::of_whole(earlier)?.shard_count;
             ensure!(earlier_count == count.get(), "the earlier export is of another store");
         }
+        if let Some(folder) = &arguments.tiles {
+            ensure!(Leaves::are_in(folder, count), "{} has no folder SHARD/tile of any shard", folder.display());
+        }
         Ok(Self {
             count,
             kept,

@@ -1,6 +1,9 @@
 //! What the ledger has of payments, as the read models say, page by page.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
@@ -114,6 +117,23 @@ impl Books {
             }
         }
         Ok(found)
+    }
+
+    /// The providers with which payouts were ever started, as the events name them.
+    pub async fn payout_providers(&mut self) -> Result<BTreeSet<String>> {
+        let mut known = BTreeSet::new();
+        for (shards, connection) in &mut self.places {
+            let mut moment = moment(connection).await?;
+            let of_place: Vec<String> = sqlx::query_scalar(
+                "SELECT DISTINCT provider FROM withdrawals WHERE provider IS NOT NULL AND shard = ANY ($1)",
+            )
+            .bind(&*shards)
+            .fetch_all(&mut *moment)
+            .await?;
+            moment.commit().await?;
+            known.extend(of_place);
+        }
+        Ok(known)
     }
 
     /// What was paid on these days, in pages of each database; `None` when that is all.

@@ -41,6 +41,7 @@ pub fn compare(provider: &Label, line: &Line, ours: Option<&Ours>) -> Option<Dif
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
     use skyriff_domain::Reference;
     use uuid::Uuid;
 
@@ -80,7 +81,7 @@ mod tests {
             (figures(5, "cny", "pending", None), None, None),
         ];
         for (theirs, ours, then) in table {
-            let line = Line { number: 2, subject: Uuid::nil(), figures: theirs };
+            let line = Line { number: 2, subject: Uuid::nil(), figures: theirs, at: DateTime::UNIX_EPOCH };
             assert_eq!(compare(&label("acme"), &line, ours.as_ref()), then, "{line:?} {ours:?}");
         }
     }

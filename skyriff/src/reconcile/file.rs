@@ -26,7 +26,7 @@
 use std::{collections::HashSet, fs::File as Opened, io::Read, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
-use chrono::DateTime;
+use chrono::{DateTime, NaiveDate, Utc};
 use sha2::{Digest, Sha256};
 use skyriff_domain::{
     Label, Reference,
@@ -55,6 +55,8 @@ pub struct Checked {
     pub subjects: HashSet<Uuid>,
     /// What it has more than once.
     pub repeated: HashSet<Uuid>,
+    /// The first and the last day of its lines; none when it has no line.
+    pub days: Option<(NaiveDate, NaiveDate)>,
 }
 
 /// One payment.
@@ -65,6 +67,8 @@ pub struct Line {
     /// The withdrawal or the order.
     pub subject: Uuid,
     pub figures: Figures,
+    /// When the provider said that.
+    pub at: DateTime<Utc>,
 }
 
 impl Line {
@@ -103,7 +107,7 @@ pub fn check(kind: Kind, path: &Path) -> Result<Checked> {
 fn of_bytes(kind: Kind, bytes: Vec<u8>) -> Result<Checked> {
     ensure!(u64::try_from(bytes.len())? <= FILE_BYTES_MAX, "a file has at most {FILE_BYTES_MAX} bytes");
     let digits: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    let (mut subjects, mut repeated, mut lines) = (HashSet::new(), HashSet::new(), 0);
+    let (mut subjects, mut repeated, mut lines, mut days) = (HashSet::new(), HashSet::new(), 0, None);
     for line in parse(kind, &bytes)? {
         let line = line?;
         lines += 1;
@@ -111,8 +115,10 @@ fn of_bytes(kind: Kind, bytes: Vec<u8>) -> Result<Checked> {
         if !subjects.insert(line.subject) {
             repeated.insert(line.subject);
         }
+        let day = line.at.date_naive();
+        days = days.map_or(Some((day, day)), |(first, last)| Some((day.min(first), day.max(last))));
     }
-    Ok(Checked { kind, bytes, sha256: digits.parse()?, lines, subjects, repeated })
+    Ok(Checked { kind, bytes, sha256: digits.parse()?, lines, subjects, repeated, days })
 }
 
 impl Checked {
@@ -157,8 +163,9 @@ fn of_line(kind: Kind, number: u64, line: &[u8]) -> Result<Line> {
         }
     };
     let at = next();
-    DateTime::parse_from_rfc3339(&at).with_context(|| format!("at: {at:?} is no time as in RFC 3339"))?;
-    Ok(Line { number, subject, figures })
+    let at =
+        DateTime::parse_from_rfc3339(&at).with_context(|| format!("at: {at:?} is no time as in RFC 3339"))?.to_utc();
+    Ok(Line { number, subject, figures, at })
 }
 
 /// In the one form that we write ids in, so that nothing is taken for what it only resembles.
