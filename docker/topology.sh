@@ -173,7 +173,7 @@ node() { # name, service
     local settings=(SKYRIFF_LISTEN="127.0.0.1:${port[$1]}" SKYRIFF_LOG_FORMAT=json)
     # Whoever only says where outputs are gets no key to them.
     case $2 in
-        command-api | query-api | sealer) ;;
+        command-api | query-api | process | sealer) ;;
         *) unset AWS_ENDPOINT_URL AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY ;;
     esac
     case $2 in
