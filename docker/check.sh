@@ -19,7 +19,7 @@ for script in "${scripts[@]}"; do
 done
 
 # Variables that nobody reads change nothing, in silence. These are of compose.yaml itself.
-own='SKYRIFF_(VERSION|BIND|PORT|S3_URL)'
+own='SKYRIFF_(VERSION|BIND|PORT|S3_URL|FILES)'
 for variable in $(grep -ohE 'SKYRIFF_[A-Z0-9_]+' docker/compose.yaml docker/Dockerfile docker/entrypoint.sh | sort -u | grep -vxE "$own"); do
     grep -rqF "\"$variable\"" skyriff/src && continue
     # From a file, by entrypoint.sh.

@@ -75,6 +75,6 @@ certificate() { # name, what it is for, other names
 
 certificate postgres serverAuth \
     DNS:postgres-primary,DNS:postgres-replica-1,DNS:postgres-replica-2,DNS:localhost,IP:127.0.0.1
-for service in replicator databases migrate command-api query-api projector process relay sealer tools; do
+for service in replicator databases migrate command-api query-api projector process relay sealer tools operator; do
     certificate "$service" clientAuth "DNS:$service"
 done

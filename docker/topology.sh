@@ -173,7 +173,7 @@ node() { # name, service
     local settings=(SKYRIFF_LISTEN="127.0.0.1:${port[$1]}" SKYRIFF_LOG_FORMAT=json)
     # Whoever only says where outputs are gets no key to them.
     case $2 in
-        command-api | query-api | sealer) ;;
+        command-api | query-api | process | sealer) ;;
         *) unset AWS_ENDPOINT_URL AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY ;;
     esac
     case $2 in
@@ -512,6 +512,16 @@ for name in replica_1 replica_2; do
 done
 was_taken() { [ "$(ask POST "/v1/users/$late/check-ins" -H "$everybody" -H "Idempotency-Key: $late")" = 201 ]; }
 until_true 60 "the same command under the same key" was_taken
+
+say "an operator wraps the keys anew, brings a provider's file, and forgets somebody"
+operator() {
+    (with_certificate operator SKYRIFF_MASTER_KEY_FILE="$secrets/master-key" SKYRIFF_STORAGE="${storage:-file://$folder/objects}" \
+        SKYRIFF_REQUIRE_STANDBY=true "$skyriff" "$@") >>"$folder/operator.log" 2>&1 || die "$1: $(cat "$folder/operator.log")"
+}
+operator keys rewrap
+printf 'order,points,status,at\n%s,100,pending,2026-01-01T12:00:00Z\n' "$(new_id)" >"$folder/recharges.csv"
+operator reconcile recharges "$folder/recharges.csv" --provider acme --from 2026-01-01 --to 2026-01-02 --operator "$(new_id)"
+operator erase "$late" --asked-by person --reference topology --operator "$(new_id)" --yes
 
 say "the books are right"
 (with_certificate tools "$skyriff" audit verify) >"$folder/audit.log" 2>&1 || die "audit: $(cat "$folder/audit.log")"

@@ -3,7 +3,8 @@
 -- production give each a way to log in (a password, a certificate). The migrations grant the rights.
 --
 --   skyriff_owner    owns the tables and runs migrations; no process of the app uses it while serving
---   skyriff_command  appends: may read and insert events and wrapped keys of persons, never change or remove them
+--   skyriff_command  appends: may read and insert events and wrapped keys of persons, never change or remove them;
+--                    an event that forgets somebody destroys their key with it (event-store/0011_erasure.sql)
 --   skyriff_project  reads events, writes read models
 --   skyriff_process  reads events and wrapped keys of persons, keeps what processes have yet to do
 --   skyriff_query    reads events, read models and wrapped keys of persons

@@ -134,8 +134,9 @@ async fn erase(arguments: &Arguments, user: UserId, services: &Services, owner: 
         .fetch_optional(&mut *owner)
         .await?;
     ensure!(destroyed == Some(true), "the key of {user} is still there: this database was not migrated");
-    // Versions of the row from before are no longer on any page afterwards, here and on replicas.
-    owner.execute("VACUUM person_keys").await.context("the old version of the key's row is still on its page")?;
+    // Takes versions of the row from before off their pages, here and on replicas, but for those that an old snapshot or a slot
+    // may still need: these go with a later one. `POST …/erasure` leaves all of them to autovacuum.
+    owner.execute("VACUUM person_keys").await.context("the old version of the key's row may still be on its page")?;
     take_down(&event, services).await?;
     println!("what {user} showed is taken down, and what was made of their prompts is deleted");
     let paid = paid_withdrawals(owner, user).await?;
@@ -146,7 +147,8 @@ async fn erase(arguments: &Arguments, user: UserId, services: &Services, owner: 
         paid.iter().for_each(|withdrawal| println!("  {withdrawal}"));
     }
     println!(
-        "backups and archived write-ahead logs have the key until they are gone, or until the master key is changed:"
+        "backups, archived write-ahead logs and old versions of the row have the key until they are gone, or until the \
+         master key is changed:"
     );
     println!("  skyriff keys rewrap, and then destroy the old master key");
     Ok(ExitCode::SUCCESS)
