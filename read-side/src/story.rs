@@ -101,7 +101,7 @@ pub(crate) struct Story {
     approvals: Vec<Approval>,
     /// Everything that is known to belong to it, this event included, as it was recorded.
     course: Vec<Step>,
-    /// False when the course has more steps than are looked for.
+    /// False when there may be steps that were not looked for.
     course_is_whole: bool,
     /// The answer includes the log up to here.
     #[schema(example = "3:1042,4:17")]
