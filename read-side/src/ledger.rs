@@ -129,13 +129,13 @@ fn unit(account: &str) -> String {
 }
 
 /// For the body: all of them.
-fn told(positions: &Positions) -> Vec<String> {
+pub(crate) fn told(positions: &Positions) -> Vec<String> {
     let places = positions.iter().map(|(shard, position)| LogPosition { shard: *shard, position: *position });
     places.map(|place| place.to_string()).collect()
 }
 
 /// For the header.
-fn header(positions: &Positions) -> [(HeaderName, HeaderValue); 1] {
+pub(crate) fn header(positions: &Positions) -> [(HeaderName, HeaderValue); 1] {
     let places = told(positions);
     let first: Vec<_> = places.into_iter().take(POSITIONS_MAX).collect();
     [(POSITION, HeaderValue::try_from(first.join(",")).ok())].map(present)

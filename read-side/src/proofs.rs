@@ -186,7 +186,10 @@ struct KeysBody {
 /// The public keys of the ledger, those of before among them.
 ///
 /// Take them from here once, and from somebody whom you trust at least once: who serves the proofs could serve other keys.
-#[utoipa::path(get, path = "/v1/ledger/keys", tag = "proofs", responses((status = 200, body = KeysBody)))]
+#[utoipa::path(get, path = "/v1/ledger/keys", tag = "proofs",
+    responses((status = 200, body = KeysBody),
+              (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+              (status = 403, body = ProblemBody, content_type = "application/problem+json")))]
 async fn keys(State(proofs): State<Proofs>, caller: Caller) -> Result<Json<KeysBody>, Problem> {
     caller.may_everywhere(Right::ReadProofs)?;
     Ok(Json(KeysBody { keys: proofs.ledger().keys().lines() }))

@@ -24,12 +24,16 @@ use skyriff_edge::{Kind, Problem};
 use sqlx::PgPool;
 use tokio::time::{Instant, timeout};
 
-/// Queries answered, by `from`: replica, primary; and those that were not: `not_yet`, `unavailable`.
+/// Queries answered, by `from`: replica, primary; and those that were not: `not_yet`, `too_slow`, `unavailable`.
 const QUERIES: &str = "skyriff_queries_total";
 /// The most places that one `Skyriff-At-Least` may name.
 pub(crate) const AT_LEAST_MAX: usize = 64;
 /// A database that does not answer within this time is passed over.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// What Postgres says when the time for a statement is over.
+const QUERY_CANCELED: &str = "57014";
+/// When the same question may be worth another try, in seconds.
+const TOO_SLOW_RETRY_S: u32 = 30;
 /// Read databases that one query asks at once.
 const DATABASES_AT_ONCE: usize = 16;
 /// Between two looks at a checkpoint: short at first, since a projection is usually a few milliseconds behind.
@@ -83,6 +87,9 @@ pub(crate) trait QueryEverywhere: Sync {
 
     /// How long one may take.
     const ANSWER_MAX: Duration = ANSWER_MAX;
+    /// Whether a question that is too much for one database is asked no other: what takes long is the question, and each
+    /// of them would take as long over it, the primary last, until nobody waits any more.
+    const IS_ASKED_ONCE: bool = false;
 
     /// The rows of one, and how fresh they are for each of its shards, of one moment.
     fn run(
@@ -103,6 +110,7 @@ pub(crate) struct FreshParts<T> {
 trait Ask: Sync {
     type Answer: Send;
     const ANSWER_MAX: Duration;
+    const IS_ASKED_ONCE: bool;
 
     fn run(&self, pool: &PgPool) -> impl Future<Output = sqlx::Result<Self::Answer>> + Send;
 
@@ -119,6 +127,7 @@ struct OfOneShard<'a, Q> {
 impl<Q: Query> Ask for OfOneShard<'_, Q> {
     type Answer = Fresh<Q::Rows>;
     const ANSWER_MAX: Duration = ANSWER_MAX;
+    const IS_ASKED_ONCE: bool = false;
 
     async fn run(&self, pool: &PgPool) -> sqlx::Result<Self::Answer> {
         self.query.run(pool).await
@@ -138,6 +147,7 @@ struct OfItsShards<'a, Q> {
 impl<Q: QueryEverywhere> Ask for OfItsShards<'_, Q> {
     type Answer = FreshParts<Q::Rows>;
     const ANSWER_MAX: Duration = Q::ANSWER_MAX;
+    const IS_ASKED_ONCE: bool = Q::IS_ASKED_ONCE;
 
     async fn run(&self, pool: &PgPool) -> sqlx::Result<Self::Answer> {
         self.query.run(pool, self.shards).await
@@ -237,6 +247,10 @@ impl Replicas {
                     return Ok(answer);
                 }
                 Ok(Err(behind)) => newest = newest.max(Some(behind)),
+                Err(NoAnswer::TooSlow) if A::IS_ASKED_ONCE => {
+                    counter!(QUERIES, "from" => "too_slow").increment(1);
+                    return Err(Problem::new(&Kind::TOO_SLOW).retry_after_s(TOO_SLOW_RETRY_S));
+                }
                 Err(error) => {
                     let shards = database.shards.len();
                     tracing::warn!(from, shards, %error, "a read database does not answer; trying the next");
@@ -252,11 +266,11 @@ impl Replicas {
     }
 
     /// The answer, or how far it had come when the time was over.
-    async fn wait_for<A: Ask>(&self, pool: &PgPool, ask: &A) -> sqlx::Result<Result<A::Answer, LogPosition>> {
+    async fn wait_for<A: Ask>(&self, pool: &PgPool, ask: &A) -> Result<Result<A::Answer, LogPosition>, NoAnswer> {
         let end = Instant::now() + self.0.patience;
         let mut pause = LOOK_AGAIN;
         loop {
-            let answer = timeout(A::ANSWER_MAX, ask.run(pool)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            let answer = timeout(A::ANSWER_MAX, ask.run(pool)).await.map_err(|_| NoAnswer::TooSlow)??;
             let Some(behind) = ask.behind(&answer) else { return Ok(Ok(answer)) };
             if Instant::now() + pause > end {
                 return Ok(Err(behind));
@@ -264,6 +278,23 @@ impl Replicas {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LOOK_AGAIN_MAX);
         }
+    }
+}
+
+/// Why a database has no answer.
+#[derive(Debug, thiserror::Error)]
+enum NoAnswer {
+    /// It was there, and the question too much for it.
+    #[error("the question takes too long")]
+    TooSlow,
+    #[error(transparent)]
+    Failed(sqlx::Error),
+}
+
+impl From<sqlx::Error> for NoAnswer {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        if code.as_deref() == Some(QUERY_CANCELED) { Self::TooSlow } else { Self::Failed(error) }
     }
 }
 
@@ -299,5 +330,45 @@ impl<S: Send + Sync> FromRequestParts<S> for AtLeast {
         }
         let places = places.into_iter().map(str::parse).collect::<Result<_, _>>();
         places.map(Self).map_err(|_| malformed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+    use super::*;
+
+    /// Never answered, and how often it was asked.
+    #[derive(Default)]
+    struct Endless<const ONCE: bool>(AtomicU32);
+
+    impl<const ONCE: bool> QueryEverywhere for Endless<ONCE> {
+        type Rows = ();
+
+        const ANSWER_MAX: Duration = Duration::from_millis(5);
+        const IS_ASKED_ONCE: bool = ONCE;
+
+        async fn run(&self, _: &PgPool, _: &[ShardId]) -> sqlx::Result<FreshParts<()>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            std::future::pending().await
+        }
+    }
+
+    async fn ask<const ONCE: bool>() -> (&'static Kind, u32) {
+        let pool = || PgPoolOptions::new().connect_lazy_with(PgConnectOptions::new_without_pgpass());
+        let database = ReadDatabase { shards: vec![ShardId(0)], primary: pool(), replicas: vec![pool(), pool()] };
+        let replicas = Replicas::new(ShardCount::default(), vec![database], Duration::ZERO);
+        let endless = Endless::<ONCE>::default();
+        let problem = replicas.read_everywhere(&AtLeast::default(), &endless).await.unwrap_err();
+        (problem.kind, endless.0.into_inner())
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_too_much_for_one_database_is_not_asked_of_the_others() {
+        assert_eq!(ask::<true>().await, (&Kind::TOO_SLOW, 1));
+        assert_eq!(ask::<false>().await, (&Kind::READS_UNAVAILABLE, 3));
     }
 }

@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Json, extract::State, http::HeaderValue, response::IntoResponse};
+use axum::{Json, extract::State, response::IntoResponse};
 use serde::Serialize;
 use skyriff_domain::{LogPosition, Position, ShardId, UserId, ledger::postings};
 use skyriff_edge::{Caller, Kind, Path, Problem, Right, problem::ProblemBody};
@@ -36,10 +36,7 @@ use self::{
     course::{Course, Row, Step},
     shown::{AskedBy, StoredEvent},
 };
-use crate::{
-    balance::{POSITION, present},
-    replicas::ReadDatabase,
-};
+use crate::{ledger, replicas::ReadDatabase};
 
 /// A database that does not answer within this time is passed over.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
@@ -101,7 +98,7 @@ pub(crate) struct Story {
     approvals: Vec<Approval>,
     /// Everything that is known to belong to it, this event included, as it was recorded.
     course: Vec<Step>,
-    /// False when the course has more steps than are looked for.
+    /// False when there may be steps that were not looked for.
     course_is_whole: bool,
     /// The answer includes the log up to here.
     #[schema(example = "3:1042,4:17")]
@@ -177,9 +174,6 @@ pub(crate) async fn story(
         user: posting.account.user(),
         amount: posting.amount,
     });
-    let heads: Vec<_> = heads.iter().map(|(shard, position)| format!("{shard}:{position}")).collect();
-    let position = heads.join(",");
-    let header = HeaderValue::try_from(&position).ok();
     let story = Story {
         event: StoredEvent::of(&row, &event).map_err(|error| Problem::fault(&error))?,
         postings: posted.collect(),
@@ -187,9 +181,9 @@ pub(crate) async fn story(
         approvals: approvals.collect(),
         course: steps,
         course_is_whole: is_whole,
-        position,
+        position: ledger::told(&heads).join(","),
     };
-    Ok(([(POSITION, header)].map(present), Json(story)))
+    Ok((ledger::header(&heads), Json(story)))
 }
 
 /// Of a shard that may not be there: what is formed like a position and is none is not found.

@@ -1,6 +1,9 @@
 //! Beside the projections: whether the books sum to zero, without anybody asking.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use metrics::gauge;
 use skyriff_follow::TableDatabase;
@@ -11,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 /// By `shard`: what is wrong with its books. Anything but 0 is an alarm.
 const WRONG: &str = "skyriff_ledger_wrong";
+/// By `shard`: when they were looked at last, in seconds of Unix time. A look that fails leaves both as they are, so minutes ago
+/// is an alarm as well; 0 is never.
+const LOOKED_AT: &str = "skyriff_ledger_looked_at_seconds";
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// A look that takes longer is given up.
 const LOOK_MAX: Duration = Duration::from_secs(50);
@@ -30,6 +36,10 @@ impl LedgerWatch {
         let task = tokio::spawn(async move {
             let mut ticks = time::interval(LOOK_EVERY);
             ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+            // A first look that fails must show, too.
+            for shard in places.iter().flat_map(|place| &place.shards) {
+                gauge!(LOOKED_AT, "shard" => shard.to_string()).set(0);
+            }
             loop {
                 tokio::select! {
                     () = stopped.cancelled() => return,
@@ -70,7 +80,9 @@ async fn look(place: &TableDatabase) {
         tracing::error!(%shard, what, "the books are wrong");
         *counts.entry(shard).or_default() += 1;
     }
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     for (shard, count) in counts {
         gauge!(WRONG, "shard" => shard.to_string()).set(count);
+        gauge!(LOOKED_AT, "shard" => shard.to_string()).set(now_s);
     }
 }

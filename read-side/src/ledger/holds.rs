@@ -222,6 +222,7 @@ impl QueryEverywhere for HeldAsOf {
     type Rows = (OfAges, Vec<Row>);
 
     const ANSWER_MAX: std::time::Duration = ANSWER_MAX;
+    const IS_ASKED_ONCE: bool = true;
 
     async fn run(&self, pool: &PgPool, shards: &[ShardId]) -> sqlx::Result<FreshParts<Self::Rows>> {
         let mut moment = moment(pool).await?;

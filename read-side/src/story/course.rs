@@ -214,7 +214,9 @@ impl Question for Asked<'_> {
         if let Some(row) = self.row {
             if let Some(id) = self.about.on_account {
                 let account = on_account(&mut connection, row, id).await?;
-                is_whole &= account.iter().all(|found| (found.sequence - row.sequence).abs() < ACCOUNT_MAX);
+                let count = i64::try_from(account.len()).unwrap_or(i64::MAX);
+                is_whole &=
+                    count < STREAM_MAX && (is_opened_and_ended(&account) || sees_all(&mut connection, row).await?);
                 rows.extend(account);
             }
             rows.push(row.clone());
@@ -240,6 +242,31 @@ async fn on_account(connection: &mut sqlx::PgConnection, row: &Row, id: Uuid) ->
     .bind(STREAM_MAX)
     .fetch_all(connection)
     .await
+}
+
+/// Whether the hold's first event and its last are among these; a spend, and a hold that was captured, has no last one.
+fn is_opened_and_ended(rows: &[Row]) -> bool {
+    use skyriff_domain::points_account::Event as E;
+    let (mut is_opened, mut is_ended) = (false, false);
+    for row in rows {
+        if let Ok((_, Event::PointsAccount(event))) = row.decode() {
+            is_opened |= matches!(event, E::Held { .. });
+            is_ended |=
+                matches!(event, E::Released { .. } | E::TipPaid { .. } | E::PaidOut { .. } | E::PayoutReturned { .. });
+        }
+    }
+    is_opened && is_ended
+}
+
+/// Whether all events of the account are among those that [`on_account`] looks at.
+async fn sees_all(connection: &mut sqlx::PgConnection, row: &Row) -> sqlx::Result<bool> {
+    let last: Option<i64> =
+        sqlx::query_scalar("SELECT max(sequence) FROM events WHERE aggregate_type = $1 AND aggregate_id = $2")
+            .bind(&row.aggregate_type)
+            .bind(&row.aggregate_id)
+            .fetch_one(connection)
+            .await?;
+    Ok(row.sequence <= ACCOUNT_MAX + 1 && last.is_some_and(|last| last - row.sequence <= ACCOUNT_MAX))
 }
 
 /// What the same commands recorded, on other streams of the shard: right before or after.

@@ -108,6 +108,8 @@ kinds! {
         "Send it again with the same Idempotency-Key: it is never applied twice, and the answer says what came of it.";
     READS_UNAVAILABLE = SERVICE_UNAVAILABLE "reads-unavailable", "No database that could answer can be reached",
         "Wait as Retry-After says, and ask again.";
+    TOO_SLOW = SERVICE_UNAVAILABLE "takes-too-long", "The answer takes longer than is waited for",
+        "Ask for less: a shorter time, one user, one account, or one shard.";
     TOO_MANY_STREAMS = SERVICE_UNAVAILABLE "too-many-streams", "As many streams are open as this server allows",
         "Wait as Retry-After says, and ask again, or ask another server.";
     NOT_YET = SERVICE_UNAVAILABLE "not-that-fresh-yet", "No database is as fresh as asked for",

@@ -236,8 +236,11 @@ fn add(lane: &mut Lane, rows: &[EventRow<'_>], is_primary: bool, full: &mut Vec<
 /// What is to be read of a lane that goes on and is behind the log.
 fn wants(lane: &Lane) -> Option<Part> {
     let State::Ready(grown) = &lane.state else { return None };
-    let behind = grown.size() < lane.head;
-    behind.then(|| Part { shard: lane.shard, first: grown.reads_from(), limit: EVENTS_AT_ONCE })
+    let (first, head) = (grown.reads_from(), position(lane.head));
+    // Never beyond the end that the primary has told of: a replica on a timeline of its own may have more, and what is
+    // signed of that would contradict the log for ever.
+    let limit = (head.0 - first.0).saturating_add(1).min(EVENTS_AT_ONCE);
+    (grown.size() < lane.head).then_some(Part { shard: lane.shard, first, limit })
 }
 
 async fn read(pool: &PgPool, parts: &[Part]) -> sqlx::Result<BTreeMap<ShardId, Vec<EventRow<'static>>>> {

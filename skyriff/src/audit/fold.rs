@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use skyriff_domain::{
     Event, LogPosition, Position, ShardCount, ShardId, State, StreamId, UserId,
-    ledger::{Account, postings},
+    ledger::{Account, Unit, postings},
     owner::Owner,
     shard_of,
 };
@@ -109,25 +109,23 @@ impl Shard {
     }
 
     fn post(&mut self, at: LogPosition, stream: &StreamId, event: &Event) {
-        let mut sum = Some(0_i64);
-        for posting in postings(stream, event) {
-            sum = sum.and_then(|sum| sum.checked_add(posting.amount));
+        let postings = postings(stream, event);
+        for (unit, sum) in unbalanced(postings.iter().map(|posting| (&posting.account, posting.amount))) {
+            self.findings.at(at, format!("the postings in {unit} sum to {sum} and not to zero"));
+        }
+        for posting in postings {
             let account = self.ledger.entry(of_everybody(posting.account)).or_default();
             match account.checked_add(posting.amount) {
                 Some(points) => *account = points,
                 None => self.findings.at(at, "an account of the books overflows".to_owned()),
             }
         }
-        if sum != Some(0) {
-            self.findings.at(at, format!("the postings sum to {sum:?} and not to zero"));
-        }
     }
 
     /// What can be said of the shard by itself, when all of it was read.
     pub fn end(&mut self) {
-        let sum: i128 = self.ledger.values().map(|points| i128::from(*points)).sum();
-        if sum != 0 {
-            self.findings.of(self.id, format!("the ledger sums to {sum} instead of zero"));
+        for (unit, sum) in unbalanced(self.ledger.iter().map(|(account, amount)| (account, *amount))) {
+            self.findings.of(self.id, format!("the ledger's {unit} sum to {sum} instead of zero"));
         }
         self.tree.end(self.id, self.last, &mut self.findings);
     }
@@ -144,6 +142,20 @@ pub fn decode(row: &EventRow<'_>) -> Result<(StreamId, Event), skyriff_domain::s
     Ok((stream, event))
 }
 
+/// What amounts on accounts come to, in each unit: points and the money of providers are never added up.
+pub fn sums<'a>(amounts: impl IntoIterator<Item = (&'a Account, i64)>) -> BTreeMap<Unit, i128> {
+    let mut sums = BTreeMap::new();
+    for (account, amount) in amounts {
+        *sums.entry(account.unit()).or_default() += i128::from(amount);
+    }
+    sums
+}
+
+/// The units in which amounts do not come to zero.
+fn unbalanced<'a>(amounts: impl IntoIterator<Item = (&'a Account, i64)>) -> impl Iterator<Item = (Unit, i128)> {
+    sums(amounts).into_iter().filter(|(_, sum)| *sum != 0)
+}
+
 /// The account of the chart that a user's account belongs to.
 pub fn of_everybody(account: Account) -> Account {
     let nobody = UserId(Uuid::nil());
@@ -151,5 +163,61 @@ pub fn of_everybody(account: Account) -> Account {
         Account::User { user: nobody, standing, bucket }
     } else {
         account
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skyriff_domain::ledger::Account;
+
+    use super::{super::report::Report, Findings, Shard, ShardCount, ShardId, Tree};
+
+    const CHANGED: [(&str, i64); 3] =
+        [("platform:expiry", 5), ("platform:provider_payable:usd", -5), ("platform:transit", 0)];
+    const BALANCED: [(&str, i64); 4] = [
+        ("platform:expiry", 5),
+        ("platform:transit", -5),
+        ("platform:provider_cost:usd", 7),
+        ("platform:provider_payable:usd", -7),
+    ];
+
+    fn shard(amounts: &[(&str, i64)]) -> Shard {
+        let mut shard = Shard::new(ShardId(3), ShardCount::default(), Tree::new(Vec::new(), None, None));
+        let account = |name| Account::named(name, super::UserId(super::Uuid::nil())).unwrap();
+        shard.ledger = amounts.iter().map(|(name, amount)| (account(name), *amount)).collect();
+        shard
+    }
+
+    fn told(findings: &Findings) -> Vec<String> {
+        findings.told().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_a_unit_lacks_is_not_made_up_for_by_another() {
+        let mut shard = shard(&CHANGED);
+        shard.end();
+        let wrong = [
+            "shard 3: the ledger's points sum to 5 instead of zero",
+            "shard 3: the ledger's millionths of usd sum to -5 instead of zero",
+        ];
+        assert_eq!(told(&shard.findings), wrong);
+        let mut report = Report::default();
+        report.add(shard);
+        report.end();
+        let of_all = [
+            "the ledger's points sum to 5 instead of zero",
+            "the ledger's millionths of usd sum to -5 instead of zero",
+        ];
+        assert_eq!(told(&report.findings), [wrong, of_all].concat());
+    }
+
+    #[test]
+    fn books_that_are_zero_in_each_unit_are_well() {
+        let mut shard = shard(&BALANCED);
+        shard.end();
+        let mut report = Report::default();
+        report.add(shard);
+        report.end();
+        assert_eq!(told(&report.findings), <[&str; 0]>::default());
     }
 }

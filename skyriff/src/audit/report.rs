@@ -4,9 +4,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::{findings::Findings, fold::Shard};
+use skyriff_domain::ledger::Unit;
+
+use super::{
+    findings::Findings,
+    fold::{self, Shard},
+};
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
@@ -19,9 +24,11 @@ pub struct Report {
     pub heads: BTreeMap<u16, i64>,
     /// The root of each shard's tree of so many events, in base64.
     pub roots: BTreeMap<u16, String>,
-    /// Points on each account of the books, all users together.
+    /// What stands on each account of the books, in its unit, all users together.
     pub ledger: BTreeMap<String, i64>,
-    pub ledger_sum: i64,
+    /// What that comes to, in each unit.
+    #[serde(serialize_with = "by_name")]
+    pub ledger_sums: BTreeMap<Unit, i128>,
     /// Tips that are credited and not settled yet, or offered and not answered yet.
     pub tips_under_way: u64,
     /// The checkpoints that the trees were compared with.
@@ -54,6 +61,9 @@ impl Report {
         if let Some(head) = shard.tree.head() {
             self.roots.insert(shard.id.0, head.root.to_string());
         }
+        for (unit, sum) in fold::sums(shard.ledger.iter().map(|(account, amount)| (account, *amount))) {
+            *self.ledger_sums.entry(unit).or_default() += sum;
+        }
         for (account, points) in &shard.ledger {
             let sum = self.ledger.entry(account.to_string()).or_default();
             match sum.checked_add(*points) {
@@ -66,10 +76,8 @@ impl Report {
 
     /// All shards are there.
     pub fn end(&mut self) {
-        let sum: i128 = self.ledger.values().map(|points| i128::from(*points)).sum();
-        self.ledger_sum = i64::try_from(sum).unwrap_or(i64::MAX);
-        if sum != 0 {
-            self.findings.of_all(format!("the ledger sums to {sum} instead of zero"));
+        for (unit, sum) in self.ledger_sums.iter().filter(|(_, sum)| **sum != 0) {
+            self.findings.of_all(format!("the ledger's {unit} sum to {sum} instead of zero"));
         }
     }
 
@@ -82,7 +90,9 @@ impl Report {
         for (account, points) in &self.ledger {
             println!("  {points:>12}  {account}");
         }
-        println!("  {:>12}  sum", self.ledger_sum);
+        for (unit, sum) in &self.ledger_sums {
+            println!("  {sum:>12}  sum of {unit}");
+        }
         if self.tips_under_way > 0 {
             println!("{} tips are under way, which is what stands on platform:transit", self.tips_under_way);
         }
@@ -110,4 +120,8 @@ impl Report {
             _ => println!("and the log is the one that was sealed in {}", self.checkpoints.join(", ")),
         }
     }
+}
+
+fn by_name<S: Serializer>(sums: &BTreeMap<Unit, i128>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(sums.iter().map(|(unit, sum)| (unit.to_string(), sum)))
 }

@@ -32,6 +32,8 @@ use super::{
 use crate::config::{Databases, OptionalDatabaseArguments, Place};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// What a report says that had none; without it, one in JSON would look as if the log was compared with what was sealed.
+const NO_CHECKPOINT: &str = "no checkpoint was given: the tree was compared with nothing";
 /// Shards that are read side by side, on whatever machine.
 const AT_ONCE_MAX: usize = 64;
 
@@ -147,6 +149,9 @@ impl Audit {
             compared: matches!(self.source, Source::Store { .. }),
             ..Report::default()
         };
+        if report.checkpoints.is_empty() {
+            report.notes.push(NO_CHECKPOINT.to_owned());
+        }
         let mut tips = tips::Ends::default();
         let shards = stream::iter(self.count.shards()).map(|shard| tokio::spawn(Arc::clone(self).read(shard)));
         let mut shards = shards.buffer_unordered(at_once);

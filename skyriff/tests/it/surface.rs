@@ -116,6 +116,7 @@ async fn the_surface_is_described_measured_and_says_what_is_wrong() {
         "skyriff_follower_lag_events{follower=\"balances\",shard=\"15\"} ",
         "skyriff_follower_lag_seconds{follower=\"ledger_entries\",shard=\"0\"} ",
         "skyriff_ledger_wrong{shard=\"0\"} 0",
+        "skyriff_ledger_looked_at_seconds{shard=\"0\"} 1",
         "skyriff_queries_total{from=\"replica\"} ",
     ] {
         assert!(metrics.contains(metric), "{metric} is not in\n{metrics}");

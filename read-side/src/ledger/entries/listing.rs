@@ -178,6 +178,7 @@ impl QueryEverywhere for Listing {
     type Rows = Vec<Row>;
 
     const ANSWER_MAX: std::time::Duration = ANSWER_MAX;
+    const IS_ASKED_ONCE: bool = true;
 
     async fn run(&self, pool: &PgPool, shards: &[ShardId]) -> sqlx::Result<FreshParts<Vec<Row>>> {
         let mut moment = moment(pool).await?;
