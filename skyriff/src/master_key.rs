@@ -7,7 +7,6 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
-use skyriff_postgres::databases;
 use skyriff_vault::{KeyDatabase, MasterKeys, Vault};
 
 use crate::{
@@ -61,15 +60,11 @@ fn read(file: &Path) -> Result<MasterKeys> {
 }
 
 /// Where persons' keys are, seen as a role of the database: the one that appends may make keys, the one that reads may
-/// not. Whoever pays asks the primary only: a replica may still have a key that was destroyed.
+/// not. Both ask the primary: a replica may still have a key that was destroyed.
 pub fn vault(store: &Databases, role: &str, master_keys: &MasterKeys) -> Vault {
     let of = |place: &Place| KeyDatabase {
         shards: place.shards.clone(),
         primary: small_pool(&place.primary, role, "skyriff keys"),
-        replicas: match role {
-            databases::PROCESS => Vec::new(),
-            _ => place.replicas.iter().map(|replica| small_pool(replica, role, "skyriff keys")).collect(),
-        },
     };
     Vault::new(master_keys.clone(), store.shard_count, store.event_store.iter().map(of).collect())
 }

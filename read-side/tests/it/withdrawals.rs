@@ -48,11 +48,7 @@ impl Halves {
     fn vault(&self, role: &str) -> Vault {
         let shards = ShardCount::default().shards().collect();
         let primary = TestDatabases::pool(self.lower.event_store(role));
-        Vault::new(
-            self.keys.clone(),
-            ShardCount::default(),
-            vec![KeyDatabase { shards, primary, replicas: Vec::new() }],
-        )
+        Vault::new(self.keys.clone(), ShardCount::default(), vec![KeyDatabase { shards, primary }])
     }
 
     fn api(&self) -> Api {
@@ -318,7 +314,7 @@ async fn what_was_erased_or_cannot_be_opened_is_said_and_everything_else_is_show
     assert_eq!(states(&halves.api()).await, ["erased", "masked"]);
     let dead = Dead::new();
     let shards = ShardCount::default().shards().collect();
-    let database = KeyDatabase { shards, primary: dead.pool(), replicas: Vec::new() };
+    let database = KeyDatabase { shards, primary: dead.pool() };
     let without = Vault::new(halves.keys.clone(), ShardCount::default(), vec![database]);
     assert_eq!(states(&halves.api_with(without)).await, ["unavailable", "unavailable"]);
 }

@@ -17,7 +17,7 @@ use crate::{
     person_key::{Damaged, PersonKey},
 };
 
-/// A database that does not answer within this time is passed over.
+/// A database that does not answer within this time is not reached.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// One database of the event store, which has the keys of the persons in its shards.
@@ -25,10 +25,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 pub struct KeyDatabase {
     /// Its shards.
     pub shards: Vec<ShardId>,
-    /// Where keys are made; read when no replica has what is looked for.
+    /// Where keys are made, read and destroyed. No replica is read: it may not have heard yet that a key was destroyed, and
+    /// would open what is forgotten.
     pub primary: PgPool,
-    /// Read first. Sealing does not read them.
-    pub replicas: Vec<PgPool>,
 }
 
 /// Seals and opens what belongs to persons. Cheap to clone.
@@ -234,7 +233,7 @@ impl Vault {
         Ok(key.open(purpose, thing, sealed)?)
     }
 
-    /// On the primary only: a replica may not have heard yet that the key was destroyed.
+    /// The person's key, made if it is the first.
     async fn key_to_seal(&self, person: UserId) -> Result<PersonKey, Error> {
         let shard = shard_of(person, self.0.shard_count);
         let primary = &self.database_of(shard).ok_or(Error::NoKey)?.primary;
@@ -273,26 +272,14 @@ impl Vault {
         join_all(looks).await.into_iter().flatten().collect()
     }
 
-    async fn keys_in(&self, database: &KeyDatabase, mut missing: Vec<Uuid>) -> Vec<(UserId, Result<PersonKey, Error>)> {
-        let mut found = Vec::new();
-        let mut failed = None;
-        for pool in database.replicas.iter().chain([&database.primary]) {
-            match rows(pool, &missing).await {
-                Ok(rows) => {
-                    failed = None;
-                    missing.retain(|person| rows.iter().all(|row| row.user_id != *person));
-                    found.extend(rows.iter().map(|row| (UserId(row.user_id), self.unwrap(row))));
-                }
-                Err(error) => failed = Some(Error::from(error)),
-            }
-            if missing.is_empty() {
-                break;
+    async fn keys_in(&self, database: &KeyDatabase, persons: Vec<Uuid>) -> Vec<(UserId, Result<PersonKey, Error>)> {
+        match rows(&database.primary, &persons).await {
+            Ok(rows) => rows.iter().map(|row| (UserId(row.user_id), self.unwrap(row))).collect(),
+            Err(error) => {
+                let error = Error::from(error);
+                persons.into_iter().map(|person| (UserId(person), Err(error.clone()))).collect()
             }
         }
-        if let Some(error) = failed {
-            found.extend(missing.into_iter().map(|person| (UserId(person), Err(error.clone()))));
-        }
-        found
     }
 
     fn database_of(&self, shard: ShardId) -> Option<&KeyDatabase> {

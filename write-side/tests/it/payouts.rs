@@ -188,7 +188,7 @@ fn accounts(log: &[Logged]) -> BTreeMap<String, i64> {
 fn vault(keys: &MasterKeys, options: PgConnectOptions) -> Vault {
     let primary = PgPoolOptions::new().max_connections(4).connect_lazy_with(options);
     let shards = ShardCount::default();
-    let database = KeyDatabase { shards: shards.shards().collect(), primary, replicas: Vec::new() };
+    let database = KeyDatabase { shards: shards.shards().collect(), primary };
     Vault::new(keys.clone(), shards, vec![database])
 }
 

@@ -84,7 +84,7 @@ impl Store {
         let primary = TestDatabases::pool(self.options(COMMAND));
         let shards = ShardCount::default().shards().collect();
         let keys = MasterKeys::from_base64(MASTER_KEY).unwrap();
-        Vault::new(keys, ShardCount::default(), vec![KeyDatabase { shards, primary, replicas: Vec::new() }])
+        Vault::new(keys, ShardCount::default(), vec![KeyDatabase { shards, primary }])
     }
 
     pub(crate) fn options(&self, role: &str) -> PgConnectOptions {

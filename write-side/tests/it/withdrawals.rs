@@ -402,7 +402,7 @@ async fn nothing_is_sealed_for_whoever_was_erased_or_without_keys() {
     let unreachable = PgPoolOptions::new().connect_lazy_with(store.options(COMMAND));
     unreachable.close().await;
     let shards = ShardCount::default().shards().collect();
-    let database = KeyDatabase { shards, primary: unreachable, replicas: Vec::new() };
+    let database = KeyDatabase { shards, primary: unreachable };
     let keys = MasterKeys::from_base64(&MasterKeys::generate()).unwrap();
     let without = Api::with(store.node(), Vault::new(keys, ShardCount::default(), vec![database]));
     let sent = post(&without, Role::User, user.0, "/v1/withdrawals", "key", &wanted(100)).await;
