@@ -16,6 +16,8 @@ pub struct Words {
 
 /// What stands in the clear where the words are sealed.
 const SEALED: &str = "in sealed words";
+/// What stands in place of words about somebody who is forgotten.
+const NOT_KEPT: &str = "not kept: the person was erased";
 /// What stands before a sealed text in a column that may have clear ones too.
 const MARK: &str = "sealed:";
 
@@ -28,6 +30,11 @@ impl Words {
     /// In a person's words.
     pub fn sealed(sealed: Sealed) -> Self {
         Self { clear: Note::of(SEALED), sealed: Some(sealed) }
+    }
+
+    /// About somebody who is forgotten: the books go on without the person, and what was said of them is not kept.
+    pub fn not_kept() -> Self {
+        Self::ours(Note::of(NOT_KEPT))
     }
 
     /// Of an event's two members.

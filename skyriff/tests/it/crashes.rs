@@ -147,7 +147,7 @@ async fn video_jobs_of_a_trace_all_end_although_worker_primary_and_server_are_ki
     let replayed = of("replayed: recorded by an earlier request");
     assert!(recorded > 0 && (recorded..=recorded + replayed).contains(&submitted), "{submitted}: {counts:?}");
     assert_eq!(of("unexpected"), 0);
-    assert_eq!((&audit["problems_total"], &audit["ledger_sum"]), (&json!(0), &json!(0)), "{audit:#}");
+    assert_eq!((&audit["problems_total"], &audit["ledger_sums"]["points"]), (&json!(0), &json!(0)), "{audit:#}");
     let held = audit["ledger"].as_object().unwrap().iter().filter(|(account, _)| account.starts_with("user:held"));
     assert!(held.into_iter().all(|(_, points)| *points == 0), "{audit:#}");
     making.signal(Signal::KILL);

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
 use crate::{
@@ -95,6 +95,30 @@ impl Story {
         self.operator.post(&format!("/v1/users/{}/erasure", self.user), key, Some(body)).await.unwrap()
     }
 
+    /// What all files of an export have, unpacked where they are packed as a whole. Parquet is packed in pages, and what it has
+    /// in the clear is in its dictionaries and statistics.
+    async fn exported(&self, command: &[&str], kind: &str) -> String {
+        let out = self.folder.join(&format!("{}.{kind}", Uuid::new_v4()));
+        self.folder.run(&[command, &["--out", out.to_str().unwrap()]].concat()).await.well();
+        let (mut folders, mut told) = (vec![out.clone()], String::new());
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|end| end == "gz") {
+                    let unpacked = Command::new("gzip").args(["-dc", path.to_str().unwrap()]).output().unwrap();
+                    assert!(unpacked.status.success(), "{}", path.display());
+                    told.push_str(&String::from_utf8_lossy(&unpacked.stdout));
+                } else {
+                    told.push_str(&String::from_utf8_lossy(&fs::read(path).unwrap()));
+                }
+            }
+        }
+        fs::remove_dir_all(out).unwrap();
+        told
+    }
+
     async fn log(&self) -> PgConnection {
         let socket = self.folder.join("run/primary");
         let options = PgConnectOptions::new_without_pgpass().socket(socket).username("skyriff_query");
@@ -121,6 +145,33 @@ impl Story {
                 told.push(String::from_utf8(self.fresh(api, &path, position).await.bytes).unwrap());
             }
         }
+        for path in [
+            format!("/v1/ledger/entries?user={user}"),
+            format!("/v1/ledger/statement?user={user}&format=json"),
+            format!("/v1/ledger/statement?user={user}&format=csv"),
+            format!("/v1/ledger/statement?user={user}&format=html"),
+            "/v1/ledger/reconciliations/exceptions".to_owned(),
+        ] {
+            let answer = self.fresh(&auditor, &path, position).await.with(StatusCode::OK);
+            told.push(String::from_utf8(answer.bytes).unwrap());
+        }
+        let of_the_person: Vec<(i16, i64)> = sqlx::query_as(
+            "SELECT shard, position FROM events WHERE shard = (SELECT shard FROM person_keys WHERE user_id = $1)",
+        )
+        .bind(user)
+        .fetch_all(&mut self.log().await)
+        .await
+        .unwrap();
+        for (shard, position) in of_the_person {
+            let event = format!("{shard}:{position}");
+            for path in
+                [format!("/v1/ledger/events/{event}/story"), format!("/v1/ledger/proofs/inclusion?event={event}")]
+            {
+                // Not sealed yet is 503.
+                let answer = self.fresh(&auditor, &path, &event).await.with(StatusCode::OK);
+                told.push(String::from_utf8(answer.bytes).unwrap());
+            }
+        }
         for path in [format!("/v1/events?user={user}"), "/v1/events".to_owned()] {
             told.push(String::from_utf8(analyst.get(&path).await.with(StatusCode::OK).bytes).unwrap());
         }
@@ -130,6 +181,8 @@ impl Story {
             told.push(fs::read_to_string(&out).unwrap());
             fs::remove_file(out).unwrap();
         }
+        told.push(self.exported(&["replay"], "parquet").await);
+        told.push(self.exported(&["audit", "export"], "audited").await);
         for server in ["primary", "replica"] {
             for database in ["skyriff_events", "skyriff_reads_0", "skyriff_reads_1"] {
                 told.push(dump(&self.folder, server, database));
@@ -287,8 +340,17 @@ async fn a_person_is_forgotten_everywhere_and_the_books_stay() {
     // No new key is made, and nothing is kept that would need one.
     story.withdraw("again").await.is_problem(StatusCode::GONE, "erased");
     story.order("again").await.is_problem(StatusCode::GONE, "erased");
-    story.adjust("again").await.is_problem(StatusCode::GONE, "erased");
     show().await.is_problem(StatusCode::GONE, "erased");
+    // But points are corrected, singly and in bulk, and the words are not kept.
+    story.adjust("again").await.with(StatusCode::CREATED);
+    let bulk = json!({"commands": [{"do": "adjust", "user": user, "idempotency_key": "in bulk again", "bucket": "paid",
+                                    "direction": "debit", "points": 1, "reason": CORRECTED}]});
+    let answer = story.operator.post("/v1/commands:batch", "-", Some(bulk)).await.unwrap().with(StatusCode::OK);
+    assert_eq!(answer.json["results"][0]["status"], 201, "{}", answer.json);
+    let position = answer.json["results"][0]["position"].as_str().unwrap().to_owned();
+    let entries = story.fresh(&story.own, &format!("/v1/users/{user}/ledger-entries"), &position).await.json;
+    let references = entries["entries"].as_array().unwrap().iter().map(|entry| &entry["reference"]);
+    assert_eq!(references.filter(|shown| **shown == "not kept: the person was erased").count(), 2, "{entries}");
     let (keys, tombstones): (i64, i64) =
         sqlx::query_as("SELECT count(wrapped_key), count(destroyed_at) FROM person_keys WHERE user_id = $1")
             .bind(user)
@@ -312,6 +374,40 @@ async fn a_person_is_forgotten_everywhere_and_the_books_stay() {
     for text in SAID {
         assert!(!ended.stderr.contains(text) && !ended.stdout.contains(text), "{text} was logged");
     }
+}
+
+#[tokio::test]
+async fn a_replica_that_has_not_heard_of_an_erasure_opens_nothing() {
+    let story = Story::start().await;
+    let adjusted = story.adjust("why").await.with(StatusCode::CREATED).position();
+    let path = format!("/v1/users/{}/ledger-entries", story.user);
+    let shown = story.fresh(&story.own, &path, &adjusted).await.with(StatusCode::OK).json;
+    assert_eq!(shown["entries"][0]["reference"], CORRECTED, "{shown}");
+    let options = PgConnectOptions::new_without_pgpass().socket(story.folder.join("run/replica")).username("postgres");
+    let mut replica = PgConnection::connect_with(&options.database("skyriff_events")).await.unwrap();
+    // The key has come.
+    eventually("the key on the replica", async || {
+        let keys = sqlx::query_scalar::<_, i64>("SELECT count(wrapped_key) FROM person_keys WHERE user_id = $1");
+        (keys.bind(story.user).fetch_one(&mut replica).await.unwrap() == 1).then_some(())
+    })
+    .await;
+    replica.execute("SELECT pg_wal_replay_pause()").await.unwrap();
+    eventually("a replica that stands still", async || {
+        let state = sqlx::query_scalar::<_, String>("SELECT pg_get_wal_replay_pause_state()");
+        (state.fetch_one(&mut replica).await.unwrap() == "paused").then_some(())
+    })
+    .await;
+    story.erase("while it stands still").await.with(StatusCode::CREATED);
+    let shown = story.own.get(&path).await.with(StatusCode::OK).json;
+    assert_eq!(
+        (shown["entries"].as_array().unwrap().len(), shown["entries"][0].get("reference")),
+        (1, None),
+        "{shown}"
+    );
+    let keys = sqlx::query_scalar::<_, i64>("SELECT count(wrapped_key) FROM person_keys WHERE user_id = $1");
+    assert_eq!(keys.bind(story.user).fetch_one(&mut replica).await.unwrap(), 1, "the replica still has the key");
+    replica.execute("SELECT pg_wal_replay_resume()").await.unwrap();
+    story.dev.interrupt().await.well();
 }
 
 #[tokio::test]

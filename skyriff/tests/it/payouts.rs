@@ -58,7 +58,7 @@ async fn books_are_in_order(folder: &Folder, provider: &HostileProvider, paid_po
     provider.settled().await;
     provider.books_are_in_order();
     let audit = folder.audit().await;
-    assert_eq!((&audit["problems_total"], &audit["ledger_sum"]), (&json!(0), &json!(0)), "{audit:#}");
+    assert_eq!((&audit["problems_total"], &audit["ledger_sums"]["points"]), (&json!(0), &json!(0)), "{audit:#}");
     let of = |account: &str| audit["ledger"][account].as_i64().unwrap_or_default();
     assert_eq!(of("platform:payouts:paid") + of("platform:withdrawal_fee"), paid_points, "{audit:#}");
     assert_eq!((of("platform:payouts:pending"), of("user:held:income")), (0, 0), "{audit:#}");

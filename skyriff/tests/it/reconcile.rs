@@ -16,6 +16,7 @@ use crate::{
 
 const OPERATOR: Uuid = Uuid::from_u128(2);
 const REASON: &str = "she paid the difference in cash at the desk";
+const OF_NOBODY: &str = "the clerk of the bank says they have sent it back";
 
 async fn log(folder: &Folder) -> PgConnection {
     let options = PgConnectOptions::new_without_pgpass().socket(folder.join("run/primary")).username("skyriff_query");
@@ -146,8 +147,9 @@ async fn payouts_that_do_not_agree_are_found_resolved_and_explained_once() {
     .fetch_one(&mut log(&folder).await)
     .await
     .unwrap();
+    let day = chrono::Utc::now().date_naive();
     let line = |of: &Payment, reference: &str, minor: i64, currency: &str, status: &str| {
-        format!("{},{reference},{minor},{currency},{status},2026-01-01T00:00:00Z", of.id)
+        format!("{},{reference},{minor},{currency},{status},{day}T00:00:00Z", of.id)
     };
     let right = |of: &Payment| line(of, &of.reference, minor, "cny", "paid");
     let unknown = Payment { user: Uuid::nil(), id: Uuid::new_v4(), reference: "po_unknown".to_owned() };
@@ -272,8 +274,15 @@ async fn payouts_that_do_not_agree_are_found_resolved_and_explained_once() {
     assert!(open.contains_key(&amount.id) && open.contains_key(&unknown.id), "{open:?}");
     // Nobody's is resolved in its own name.
     let of_unknown = path(&open[&unknown.id]);
-    let body = json!({"outcome": "corrected_there", "reason": "they have sent it back"});
-    operator.post(&of_unknown, "theirs", Some(body)).await.unwrap().with(StatusCode::CREATED);
+    let body = json!({"outcome": "corrected_there", "reason": OF_NOBODY});
+    let resolved = operator.post(&of_unknown, "theirs", Some(body)).await.unwrap().with(StatusCode::CREATED);
+    let list = "/v1/ledger/reconciliations/exceptions?state=resolved";
+    let headers = [("Skyriff-At-Least", resolved.position())];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let shown = auditor.send(Method::GET, list, &headers, None).await.unwrap().with(StatusCode::OK).json;
+    let mut reasons = shown["exceptions"].as_array().unwrap().iter().map(|exception| &exception["reason"]);
+    assert!(reasons.any(|reason| reason == OF_NOBODY), "{shown}");
+    assert_eq!(files_with(&folder, OF_NOBODY), [""; 0], "nobody can tell what is in it");
 
     // Other figures than before open it again; the same do not, resolved or not.
     let lines = [
@@ -288,7 +297,7 @@ async fn payouts_that_do_not_agree_are_found_resolved_and_explained_once() {
     })
     .await;
     assert!(!open.contains_key(&status.id), "{open:?}");
-    assert_eq!(folder.audit().await["ledger_sum"], 0);
+    assert_eq!(folder.audit().await["ledger_sums"]["points"], 0);
     folder.run(&["rebuild", "reconciliations"]).await.well();
     dev.interrupt().await.well();
 }
@@ -308,7 +317,8 @@ async fn recharges_are_compared_and_a_run_that_is_killed_is_finished_with_nothin
         service.post(&path, &format!("recharge {number}"), Some(body)).await.unwrap().with(StatusCode::CREATED);
         orders.push(order);
     }
-    let line = |order: Uuid, points: i64, status: &str| format!("{order},{points},{status},2026-01-01T00:00:00Z");
+    let day = chrono::Utc::now().date_naive();
+    let line = |order: Uuid, points: i64, status: &str| format!("{order},{points},{status},{day}T00:00:00Z");
     let [agrees, amount, absent, refunded] = orders.as_slice() else { panic!() };
     let mut lines = vec![line(*agrees, 60, "paid"), line(*amount, 61, "paid"), line(*refunded, 60, "refunded")];
     lines.extend((0..UNKNOWN).map(|_| line(Uuid::new_v4(), 60, "paid")));

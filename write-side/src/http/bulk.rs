@@ -24,7 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     likes,
-    sealing::{Sealing, sealed},
+    sealing::{Sealing, sealed_for_the_books},
     submit::{AcceptedBody, Asked, is_key, problem, submission},
     tips::{self, Offer, Offered, TipAccepted, for_sender},
 };
@@ -157,7 +157,7 @@ impl What {
             Self::Expire {} => (Right::Expire, Action::Expire),
             Self::Adjust { bucket, direction, points, reason } => {
                 by.caller.may(Right::Adjust, user)?;
-                let reason = sealed(&by.vault, user, Purpose::AdjustmentReason, user.0, &reason).await?;
+                let reason = sealed_for_the_books(&by.vault, user, Purpose::AdjustmentReason, user.0, &reason).await?;
                 (Right::Adjust, Action::Adjust { bucket, direction, points, reason })
             }
         };

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    sealing::{Erased, Sealing, sealed},
+    sealing::{Sealing, sealed_for_the_books},
     submit::{Accepted, CommandResponses, OnlyWhen, OptionalJson, Sender},
 };
 use crate::Commands;
@@ -95,7 +95,7 @@ struct Adjust {
     bucket: Bucket,
     direction: Direction,
     points: Points,
-    /// Why, for whoever reads the books. Kept sealed.
+    /// Why, for whoever reads the books. Kept sealed, and not at all when the person was erased.
     reason: Note,
 }
 
@@ -222,7 +222,7 @@ async fn expire(
 
 /// Correct an account by hand, with a reason.
 #[utoipa::path(post, path = "/v1/users/{user}/adjustments", tag = "points", params(("user" = UserId, Path), ("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")),
-               request_body = Adjust, responses(CommandResponses, Erased))]
+               request_body = Adjust, responses(CommandResponses))]
 async fn adjust(
     State(Sealing { commands, vault }): State<Sealing>,
     Path(user): Path<UserId>,
@@ -231,7 +231,7 @@ async fn adjust(
 ) -> Result<Accepted, Problem> {
     let Adjust { bucket, direction, points, reason } = body;
     sender.caller().may(Right::Adjust, user)?;
-    let reason = sealed(&vault, user, Purpose::AdjustmentReason, user.0, &reason).await?;
+    let reason = sealed_for_the_books(&vault, user, Purpose::AdjustmentReason, user.0, &reason).await?;
     let intent = Intent::Points(Action::Adjust { bucket, direction, points, reason });
     sender.submit(&commands, Right::Adjust, user, None, intent).await
 }

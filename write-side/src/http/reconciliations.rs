@@ -10,15 +10,14 @@ use skyriff_domain::{
     },
 };
 use skyriff_edge::{Json, Path, Problem, Right};
-use skyriff_vault::{Error, Purpose};
+use skyriff_vault::Purpose;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    sealing::{Sealing, unsealed},
+    sealing::{Sealing, sealed_for_the_books},
     submit::{Accepted, CommandResponses, Sender},
 };
-use crate::payouts;
 
 pub(super) fn routes() -> OpenApiRouter<Sealing> {
     OpenApiRouter::new().routes(routes!(resolve))
@@ -29,7 +28,7 @@ pub(super) fn routes() -> OpenApiRouter<Sealing> {
 struct ResolveException {
     /// What came of it.
     outcome: Outcome,
-    /// Why. Kept sealed when it is about somebody's payment.
+    /// Why. Kept sealed.
     reason: Note,
 }
 
@@ -47,17 +46,8 @@ async fn resolve(
 ) -> Result<Accepted, Problem> {
     sender.caller().may(Right::Reconcile, home)?;
     let ResolveException { outcome, reason } = body;
-    let is_about_somebody = home.0 != exception.0;
-    let reason = if is_about_somebody {
-        match vault.seal_words(home, Purpose::ExceptionReason, exception.0, &reason).await {
-            Ok(words) => words,
-            // The books go on without the person; what is said of them cannot be kept.
-            Err(Error::Erased) => payouts::note("not kept: the person was erased").into(),
-            Err(error) => return Err(unsealed(&error)),
-        }
-    } else {
-        reason.into()
-    };
+    // Nobody can tell what is in the words, also when it is not known whose payment it is: then the exception has a key.
+    let reason = sealed_for_the_books(&vault, home, Purpose::ExceptionReason, exception.0, &reason).await?;
     let operator = UserId(sender.caller().id);
     let command = Command::Resolve { operator, outcome, reason };
     let intent = Intent::Reconcile(Step::Exception { exception, command });

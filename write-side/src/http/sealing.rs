@@ -32,6 +32,20 @@ pub(super) async fn sealed(
     vault.seal_words(person, purpose, thing, words).await.map_err(|error| unsealed(&error))
 }
 
+/// Words about a person in the books, which go on without the person: of one who is forgotten, that nothing was kept.
+pub(super) async fn sealed_for_the_books(
+    vault: &Vault,
+    person: UserId,
+    purpose: Purpose,
+    thing: Uuid,
+    words: &Note,
+) -> Result<Words, Problem> {
+    match vault.seal_words(person, purpose, thing, words).await {
+        Err(Error::Erased) => Ok(Words::not_kept()),
+        sealed => sealed.map_err(|error| unsealed(&error)),
+    }
+}
+
 /// Nothing was recorded.
 pub(super) fn unsealed(error: &Error) -> Problem {
     match error {

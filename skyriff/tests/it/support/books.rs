@@ -192,7 +192,7 @@ impl Books {
     /// What an audit must find after the trace was played once, however often it was interrupted or repeated.
     #[track_caller]
     pub fn agree_with(&self, audit: &Value) {
-        assert_eq!((&audit["problems_total"], &audit["ledger_sum"]), (&json!(0), &json!(0)), "{audit:#}");
+        assert_eq!((&audit["problems_total"], &audit["ledger_sums"]["points"]), (&json!(0), &json!(0)), "{audit:#}");
         let mut by_type = json!({
             "points_account.checked_in": self.check_ins,
             "points_account.recharged": self.recharges,
