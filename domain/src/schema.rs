@@ -1,5 +1,6 @@
 //! The shapes of events, for whoever reads them without this code.
 
+use serde_json::Value;
 use utoipa::{
     ToSchema,
     openapi::{RefOr, Schema},
@@ -24,6 +25,17 @@ impl AggregateSchema {
         let mut definitions = Vec::new();
         E::schemas(&mut definitions);
         Self { aggregate_type, version, events: E::schema(), definitions }
+    }
+
+    /// The shape of each event as JSON, by what is stored in `event_type`.
+    pub fn by_type(&self) -> Vec<(String, Value)> {
+        let schema = serde_json::to_value(&self.events).unwrap_or_default();
+        let alternatives = schema["oneOf"].as_array().cloned().unwrap_or_else(|| vec![schema.clone()]);
+        let named = |alternative: Value| {
+            let only = alternative["properties"].as_object()?.keys().next()?.clone();
+            Some((only, alternative))
+        };
+        alternatives.into_iter().filter_map(named).collect()
     }
 }
 

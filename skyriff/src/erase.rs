@@ -150,6 +150,7 @@ async fn erase(arguments: &Arguments, user: UserId, services: &Services, owner: 
         "backups, archived write-ahead logs and old versions of the row have the key until they are gone, or until the \
          master key is changed:"
     );
+    println!("  give every process the new master key before the old one, as new,old");
     println!("  skyriff keys rewrap, and then destroy the old master key");
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use skyriff_vault::{KeyDatabase, MasterKeys, Vault};
 
@@ -22,7 +22,7 @@ pub struct MasterKeyArguments {
     #[arg(long, env = "SKYRIFF_MASTER_KEY", hide_env_values = true)]
     master_key: Option<String>,
     /// The file that holds it instead. The folder of `skyriff dev` has one.
-    #[arg(long, env = "SKYRIFF_MASTER_KEY_FILE", conflicts_with = "master_key")]
+    #[arg(long, env = "SKYRIFF_MASTER_KEY_FILE")]
     master_key_file: Option<PathBuf>,
 }
 
@@ -30,7 +30,11 @@ impl MasterKeyArguments {
     /// As given, or else from the development folder.
     pub fn keys(&self, folder: &Path) -> Result<MasterKeys> {
         match (&self.master_key, &self.master_key_file) {
-            (Some(text), _) => Ok(MasterKeys::from_base64(text)?),
+            (Some(_), Some(_)) => bail!(
+                "the master key is given twice: SKYRIFF_MASTER_KEY (or --master-key) and SKYRIFF_MASTER_KEY_FILE (or \
+                 --master-key-file) are both set; unset one"
+            ),
+            (Some(text), None) => Ok(MasterKeys::from_base64(text)?),
             (None, Some(file)) => read(file),
             (None, None) => read(&file_of(folder)).context(
                 "commands and queries need the key that wraps the keys of persons: set SKYRIFF_MASTER_KEY or \

@@ -4,15 +4,22 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     str::FromStr,
+    sync::LazyLock,
 };
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use skyriff_domain::{StreamId, UserId, owner::Owner};
+use skyriff_domain::{AggregateSchema, Event, StreamId, UserId, owner::Owner};
 use sqlx::{Postgres, QueryBuilder};
 
 /// The most types that one filter may name.
 const TYPES_MAX: usize = 100;
+
+/// The events there are, by aggregate. A type that is none would let nothing through, and look like an answer.
+static EVENTS: LazyLock<BTreeMap<&str, Vec<String>>> = LazyLock::new(|| {
+    let names = |schema: &AggregateSchema| schema.by_type().into_iter().map(|(name, _)| name).collect();
+    Event::schemas().iter().map(|schema| (schema.aggregate_type, names(schema))).collect()
+});
 
 /// Which events: those that meet everything that is set. The default is all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,11 +85,12 @@ impl FromStr for EventType {
         let (aggregate, event) = text
             .split_once('.')
             .ok_or_else(|| format!("{text:?} is not aggregate.event, as in points_account.spent"))?;
-        let formed = !event.is_empty() && event.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        if !formed {
-            return Err(format!("{event:?} is no name of an event: those are of a-z and _"));
+        let aggregate: AggregateType = aggregate.parse()?;
+        let known = EVENTS.get(aggregate.0.as_str()).map(Vec::as_slice).unwrap_or_default();
+        if !known.iter().any(|known| known == event) {
+            return Err(format!("{event:?} is no event of {}; there are {}", aggregate.0, known.join(", ")));
         }
-        Ok(Self { aggregate: aggregate.parse()?, event: event.to_owned() })
+        Ok(Self { aggregate, event: event.to_owned() })
     }
 }
 
@@ -213,7 +221,7 @@ mod tests {
     fn types_are_read_back_and_others_are_refused() {
         let types: BTreeSet<EventType> = list("points_account.spent, like.liked").unwrap();
         assert_eq!(types.iter().map(ToString::to_string).collect::<Vec<_>>(), ["like.liked", "points_account.spent"]);
-        for bad in ["spent", "points_account.", "points_account.'", "nothing.spent", "points_account.Spent"] {
+        for bad in ["spent", "points_account.", "points_account.'", "nothing.spent", "points_account.Spent", "like.spent"] {
             assert!(list::<EventType>(bad).is_err(), "{bad}");
         }
         assert!(list::<AggregateType>("points_account,tip").is_ok());

@@ -21,7 +21,7 @@ pub fn files() -> BTreeMap<String, Value> {
     let mut files = BTreeMap::new();
     let mut types = Vec::new();
     for aggregate in Event::schemas() {
-        for (event_type, schema) in events(&aggregate) {
+        for (event_type, schema) in aggregate.by_type() {
             let name = type_of(aggregate.aggregate_type, &event_type, aggregate.version);
             files.insert(event_file(&name), stand_alone(&name, schema, &aggregate));
             types.push(name);
@@ -38,17 +38,6 @@ pub fn text(schema: &Value) -> String {
 
 fn event_file(name: &str) -> String {
     format!("events/{name}.json")
-}
-
-/// The alternatives of an aggregate's events, by type.
-fn events(aggregate: &AggregateSchema) -> Vec<(String, Value)> {
-    let schema = serde_json::to_value(&aggregate.events).unwrap_or_default();
-    let alternatives = schema["oneOf"].as_array().cloned().unwrap_or_else(|| vec![schema.clone()]);
-    let named = |alternative: Value| {
-        let only = alternative["properties"].as_object()?.keys().next()?.clone();
-        Some((only, alternative))
-    };
-    alternatives.into_iter().filter_map(named).collect()
 }
 
 /// With what it refers to, as a document of its own.

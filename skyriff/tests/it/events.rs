@@ -192,6 +192,7 @@ async fn analysts_read_events_filtered_masked_and_from_where_they_were() {
         "type=spent",
         "type=nothing.spent",
         "type=points_account.Spent%27",
+        "type=points_account.nothing",
         "aggregate=points",
         "user=me",
         "from=yesterday",

@@ -54,7 +54,12 @@ pub(super) fn unsealed(error: &Error) -> Problem {
             tracing::warn!(error = %source, "what belongs to a person cannot be sealed");
             Problem::new(&Kind::UNAVAILABLE).retry_after_s(2)
         }
-        Error::NoKey | Error::UnknownMasterKey(_) | Error::Damaged => Problem::fault(error),
+        // While the master key is being changed, the one process that was not given the new one. Others can.
+        Error::UnknownMasterKey(_) => {
+            tracing::error!(%error, "what belongs to a person cannot be sealed: give this process the new master key too");
+            Problem::new(&Kind::UNAVAILABLE).retry_after_s(2)
+        }
+        Error::NoKey | Error::Damaged => Problem::fault(error),
     }
 }
 

@@ -20,12 +20,13 @@ use skyriff_domain::{
     words,
 };
 use skyriff_edge::{Caller, Json, Kind as Problems, Path, Problem, Right, Role, problem::IDEMPOTENT_REPLAYED};
-use skyriff_vault::{Column, Error as VaultError, Purpose, Vault};
+use skyriff_vault::{Column, Purpose, Vault};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     VideoApi,
+    sealing::unsealed,
     submit::{Accepted, Asked, CommandResponses, OnlyWhen, OptionalJson, POSITION, Sender},
 };
 use crate::{
@@ -142,7 +143,7 @@ async fn submit(
     check(&body)?;
     // A command's id is as good a name for what it makes as any.
     let job = body.job.unwrap_or(JobId(sender.command_id().0));
-    let prompt = api.vault.seal_prompt(user, job, &body.prompt).await.map_err(|error| of_vault(&error))?;
+    let prompt = api.vault.seal_prompt(user, job, &body.prompt).await.map_err(|error| unsealed(&error))?;
     let SubmitVideoJob { kind, seconds, resolution, voice, provider, priority, occurred_at, .. } = body;
     let what = What::Submit { kind, seconds, resolution, voice, provider, prompt, priority: priority.unwrap_or(0) };
     let intent = Intent::VideoJob(Step { job, what });
@@ -224,14 +225,6 @@ async fn accepted(api: &VideoApi, user: UserId, job: JobId, receipt: &Receipt) -
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
-}
-
-fn of_vault(error: &VaultError) -> Problem {
-    match error {
-        VaultError::Erased => Problem::new(&Problems::ERASED),
-        VaultError::Unavailable(_) => Problem::new(&Problems::UNAVAILABLE).retry_after_s(2),
-        VaultError::NoKey | VaultError::UnknownMasterKey(_) | VaultError::Damaged => Problem::fault(error),
-    }
 }
 
 /// Take an order back: whatever is held for it comes back. A job that has been made is paid for.
