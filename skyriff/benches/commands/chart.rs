@@ -4,7 +4,7 @@ use std::{error::Error, path::Path, time::Duration};
 
 use plotters::{coord::Shift, prelude::*};
 
-use crate::{ACCOUNTS, history, report::Figure};
+use crate::{ACCOUNTS, history, ledger, report::Figure};
 
 /// One for each part that has one.
 pub fn draw(figures: &[Figure], folder: &Path, name: &str) -> Result<(), Box<dyn Error>> {
@@ -20,8 +20,22 @@ pub fn draw(figures: &[Figure], folder: &Path, name: &str) -> Result<(), Box<dyn
         let area = SVGBackend::new(&file, (900, 760)).into_drawing_area();
         area.fill(&WHITE)?;
         let (above, below) = area.split_vertically(380);
-        over_events(figures, &above, "commands a second", &[("", |figure| Some(figure.per_second))])?;
-        over_events(figures, &below, "milliseconds", &[(", p50", |f| ms(f.p50)), (", p99", |f| ms(f.p99))])?;
+        let over =
+            Over { caption: "With a history", x: "events in the store", titles: &[history::WITH, history::WITHOUT] };
+        over.plot(figures, &above, "commands a second", &[("", |figure| Some(figure.per_second))])?;
+        over.plot(figures, &below, "milliseconds", &[(", p50", |f| ms(f.p50)), (", p99", |f| ms(f.p99))])?;
+        area.present()?;
+    }
+    let mut questions: Vec<_> =
+        figures.iter().map(|f| f.title.as_str()).filter(|t| t.starts_with(ledger::TITLE)).collect();
+    questions.sort_unstable();
+    questions.dedup();
+    if !questions.is_empty() {
+        let file = folder.join("ledger.svg");
+        let area = SVGBackend::new(&file, (1_000, 560)).into_drawing_area();
+        area.fill(&WHITE)?;
+        let over = Over { caption: "Questions of auditors, the median", x: "entries in the books", titles: &questions };
+        over.plot(figures, &area, "milliseconds", &[("", |f| ms(f.p50))])?;
         area.present()?;
     }
     Ok(())
@@ -53,23 +67,32 @@ fn over_connections(figures: &[Figure], area: &Area) -> Result<(), Box<dyn Error
     plot(area, "Commands a second over HTTP", axes, &lines)
 }
 
-/// Something over the events in the store: a line per kind of account and value.
-fn over_events(figures: &[Figure], area: &Area, y: &str, values: &[Value]) -> Result<(), Box<dyn Error>> {
-    let mut lines = Vec::new();
-    for title in [history::WITH, history::WITHOUT] {
-        for (label, value) in values {
-            let of = figures.iter().filter(|figure| figure.title == title);
-            let point = |f: &Figure| Some((f64::from(u32::try_from(f.events?).ok()?), value(f)?));
-            lines.push((format!("{title}{label}"), of.filter_map(point).collect::<Points>()));
+/// Figures over how much was there before.
+struct Over<'a> {
+    caption: &'a str,
+    x: &'a str,
+    titles: &'a [&'a str],
+}
+
+impl Over<'_> {
+    /// A line for each title and value.
+    fn plot(&self, figures: &[Figure], area: &Area, y: &str, values: &[Value]) -> Result<(), Box<dyn Error>> {
+        let mut lines = Vec::new();
+        for title in self.titles {
+            for (label, value) in values {
+                let of = figures.iter().filter(|figure| figure.title == *title);
+                let point = |f: &Figure| Some((f64::from(u32::try_from(f.events?).ok()?), value(f)?));
+                lines.push((format!("{title}{label}"), of.filter_map(point).collect::<Points>()));
+            }
         }
+        let of_all = |pick: fn(&(f64, f64)) -> f64| {
+            let all = lines.iter().flat_map(|(_, points)| points).map(pick);
+            let (low, high) = all.fold((f64::MAX, f64::MIN_POSITIVE), |(low, high), at| (low.min(at), high.max(at)));
+            low.min(high) / 2.0..high * 2.0
+        };
+        let axes = Axes { x: (self.x, of_all(|at| at.0)), y: (y, of_all(|at| at.1)) };
+        plot(area, &format!("{}: {y}", self.caption), axes, &lines)
     }
-    let of_all = |pick: fn(&(f64, f64)) -> f64| {
-        let all = lines.iter().flat_map(|(_, points)| points).map(pick);
-        let (low, high) = all.fold((f64::MAX, f64::MIN_POSITIVE), |(low, high), at| (low.min(at), high.max(at)));
-        low.min(high) / 2.0..high * 2.0
-    };
-    let axes = Axes { x: ("events in the store", of_all(|at| at.0)), y: (y, of_all(|at| at.1)) };
-    plot(area, &format!("With a history: {y}"), axes, &lines)
 }
 
 struct Axes<'a> {

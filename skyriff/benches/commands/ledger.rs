@@ -42,8 +42,11 @@ const QUESTIONS: [(&str, &str); 9] = [
     ("a page of entries before a time", "entries?account=platform:issuance:check_in&to=AT"),
 ];
 
+/// How the titles of its figures begin.
+pub const TITLE: &str = "ledger: ";
+
 fn title(question: &str) -> String {
-    format!("ledger: {question}")
+    format!("{TITLE}{question}")
 }
 
 pub async fn run(server: &Server, report: &mut Report) -> Result<()> {

@@ -55,7 +55,7 @@ pub async fn run(server: &Server, each: Duration, report: &mut Report) -> Result
     add("reading the log alone".to_owned(), read(server).await?, &format!("{WORKERS} at a time"));
     let projecting = Instant::now();
     let mut projectors = skyriff(server).args(["project", "--listen", "127.0.0.1:0"]).spawn()?;
-    caught_up(server, events).await?;
+    caught_up(server, READS, events).await?;
     add("projectors, all read models".to_owned(), projecting.elapsed(), "from nothing to the end of the log");
     let mut all = Duration::ZERO;
     for projection in Projection::ALL {
@@ -110,8 +110,9 @@ async fn read_shard(connection: &mut PgConnection, shard: ShardId) -> Result<()>
     }
 }
 
-async fn caught_up(server: &Server, events: i64) -> Result<()> {
-    let mut reads = server.options(databases::QUERY, READS).connect().await?;
+/// Until every read model in this database has all events.
+pub async fn caught_up(server: &Server, reads: &str, events: i64) -> Result<()> {
+    let mut reads = server.options(databases::QUERY, reads).connect().await?;
     let wanted = events * i64::try_from(Projection::ALL.len())?;
     let end = Instant::now() + CAUGHT_UP_MAX;
     while Instant::now() < end {

@@ -51,12 +51,13 @@ pub async fn run(server: &Server, folder: &Path, report: &mut Report) -> Result<
         eprintln!("· replay: round {round} of {ROUNDS}");
         let took = [
             ("COPY to nowhere", copy(&mut connection, ROWS).await?),
-            ("COPY to nowhere, in order", copy(&mut connection, &format!("{ROWS} ORDER BY shard, position")).await?),
             ("replay to NDJSON", replay(server, folder, "events.ndjson").await?),
             ("replay to CSV", replay(server, folder, "events.csv").await?),
             ("replay to Parquet", replay(server, folder, "events.parquet").await?),
             ("GET /v1/events, all shards", get(&url, "", events).await?),
             ("GET /v1/events, a filter that lets all pass", get(&url, "?type=points_account.earned", events).await?),
+            // Last, since it sorts on disk, and the disk is still writing that when the next one begins.
+            ("COPY to nowhere, in order", copy(&mut connection, &format!("{ROWS} ORDER BY shard, position")).await?),
         ];
         for (what, took) in took {
             let best = best.entry(what).or_insert(took);

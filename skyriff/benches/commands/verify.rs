@@ -11,12 +11,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 use skyriff_postgres::{Server, databases};
-use skyriff_projections::Projection;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::process::Command;
 
 use crate::{
     fill::Filled,
+    rebuild,
     report::{Figure, Report},
     store,
 };
@@ -42,14 +42,10 @@ pub async fn run(server: &Server, folder: &Path, report: &mut Report) -> Result<
     owner.close().await?;
     databases::create(server, &[READS]).await?;
     databases::migrate_read_models(&server.options(databases::OWNER, READS)).await?;
-    for projection in Projection::ALL {
-        use skyriff_follow::Follower;
-        eprintln!("· verify: building {projection}");
-        let built = skyriff(server).args(["rebuild", projection.name()]).status().await?;
-        ensure!(built.success(), "rebuild {projection}: {built}");
-    }
-    let mut projecting = skyriff(server).args(["project", "--listen", "127.0.0.1:0"]).spawn()?;
     let events = store::events(server, DATABASE).await?;
+    eprintln!("· verify: projecting");
+    let mut projecting = skyriff(server).args(["project", "--listen", "127.0.0.1:0"]).spawn()?;
+    rebuild::caught_up(server, READS, events).await?;
     let mut connection = server.options(databases::QUERY, DATABASE).connect().await?;
 
     let export = folder.join("verify");
