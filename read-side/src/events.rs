@@ -7,9 +7,10 @@ pub mod cursor;
 pub mod exported;
 pub mod filter;
 pub mod log;
+mod row;
 mod stream;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use axum::{
     extract::State,
@@ -31,7 +32,10 @@ pub use self::{
     exported::{Exported, Masks},
     filter::Filter,
     log::EventLogs,
+    row::Row,
 };
+
+use crate::replicas::AtLeast;
 
 const HEARTBEAT_S_DEFAULT: u32 = 10;
 const HEARTBEAT_S_MAX: u32 = 60;
@@ -158,7 +162,8 @@ enum LineBody {
 /// With `Accept: text/event-stream` the same comes as server-sent events, whose ids are cursors: after a break, clients send
 /// the last one as `Last-Event-ID` by themselves. The last event is named `end`.
 #[utoipa::path(get, path = "/v1/events", tag = "events",
-    params(Asked, ("Last-Event-ID" = Option<String>, Header, description = "go on after this cursor; goes before `cursor`, `shard` and `after`")),
+    params(Asked, ("Last-Event-ID" = Option<String>, Header, description = "go on after this cursor; goes before `cursor`, `shard` and `after`"),
+           ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "read where the log has come at least so far")),
     responses((status = 200, description = "A stream of lines", content((LineBody = "application/x-ndjson"), (String = "text/event-stream"))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),
@@ -168,16 +173,20 @@ pub(crate) async fn events(
     State(logs): State<EventLogs>,
     caller: Caller,
     Query(asked): Query<Asked>,
+    at_least: AtLeast,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.may_everywhere(Right::ReadEvents)?;
-    let wanted = wanted(asked, &headers, &logs)?;
+    let wanted = wanted(asked, at_least, &headers, &logs)?;
     let (format, follow) = (wanted.format, wanted.follow);
     let permit = logs.streams().try_acquire_owned();
     let permit = permit.map_err(|_| Problem::new(&Kind::TOO_MANY_STREAMS).retry_after_s(10))?;
     let body = stream::start(logs, wanted, permit).await.map_err(|error| match error {
         log::ReadError::Unavailable | log::ReadError::Database(_) => {
             Problem::new(&Kind::READS_UNAVAILABLE).retry_after_s(2)
+        }
+        log::ReadError::NotYet { newest } => {
+            Problem::new(&Kind::NOT_YET).retry_after_s(1).with("newest", newest.to_string())
         }
         log::ReadError::Gap { .. } => Problem::fault(&error),
     })?;
@@ -197,7 +206,7 @@ pub(crate) async fn events(
     Ok(response)
 }
 
-fn wanted(asked: Asked, headers: &HeaderMap, logs: &EventLogs) -> Result<Wanted, Problem> {
+fn wanted(asked: Asked, at_least: AtLeast, headers: &HeaderMap, logs: &EventLogs) -> Result<Wanted, Problem> {
     let malformed = |detail: &str| Problem::new(&Kind::MALFORMED).detail(detail.to_owned());
     let heartbeat_s = asked.heartbeat_s.unwrap_or(HEARTBEAT_S_DEFAULT);
     if !(1..=HEARTBEAT_S_MAX).contains(&heartbeat_s) {
@@ -206,21 +215,24 @@ fn wanted(asked: Asked, headers: &HeaderMap, logs: &EventLogs) -> Result<Wanted,
     if asked.limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
         return Err(malformed(&format!("limit is 1 to {LIMIT_MAX}")));
     }
-    if asked.from.zip(asked.to).is_some_and(|(from, to)| from >= to) {
-        return Err(malformed("from must be before to"));
-    }
     let filter = Filter {
-        types: filter::list(asked.r#type.as_deref().unwrap_or_default()).map_err(|error| malformed(&error))?,
-        aggregates: filter::list(asked.aggregate.as_deref().unwrap_or_default()).map_err(|error| malformed(&error))?,
+        types: asked.r#type.as_deref().map_or(Ok(BTreeSet::new()), filter::list).map_err(|error| malformed(&error))?,
+        aggregates: asked
+            .aggregate
+            .as_deref()
+            .map_or(Ok(BTreeSet::new()), filter::list)
+            .map_err(|error| malformed(&error))?,
         user: asked.user,
         from: asked.from,
         to: asked.to,
     };
+    filter.check().map_err(malformed)?;
     let last = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?").to_owned());
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     Ok(Wanted {
         filter,
         after: after(&asked, last, logs)?,
+        at_least,
         format: if accepts.contains("text/event-stream") { Format::Sse } else { Format::Ndjson },
         follow: asked.follow,
         limit: asked.limit,
@@ -241,10 +253,19 @@ fn after(asked: &Asked, last: Option<String>, logs: &EventLogs) -> Result<Positi
     if asked.after.is_some_and(|after| after < 0 || asked.shard.is_none()) {
         return Err(malformed("after is a position of one shard, 0 or more, and needs shard"));
     }
+    let of_user = asked.user.map(|user| skyriff_domain::shard_of(user, shards));
     if let Some(text) = last.as_ref().or(asked.cursor.as_ref()) {
-        return cursor::decode(text, shards).ok_or(malformed("the cursor is not one of ours"));
+        let after = cursor::decode(text, shards).ok_or(malformed("the cursor is not one of ours"))?;
+        if of_user.is_some_and(|of_user| !after.contains_key(&of_user)) {
+            return Err(malformed("the cursor is of other shards than the user's"));
+        }
+        return Ok(after);
     }
-    let one = asked.shard.map(ShardId).or(asked.user.map(|user| skyriff_domain::shard_of(user, shards)));
+    let one = asked.shard.map(ShardId);
+    if of_user.zip(one).is_some_and(|(of_user, one)| of_user != one) {
+        return Err(malformed("the user's events are on another shard"));
+    }
+    let one = one.or(of_user);
     Ok(match one {
         Some(shard) => Positions::from([(shard, Position(asked.after.unwrap_or_default()))]),
         None => shards.shards().map(|shard| (shard, Position::START)).collect(),

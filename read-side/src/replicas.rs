@@ -312,7 +312,8 @@ impl AtLeast {
         Self(positions.iter().map(|(shard, position)| LogPosition { shard: *shard, position: *position }).collect())
     }
 
-    fn of(&self, shard: ShardId) -> Position {
+    /// The position of a shard that is asked for; the first, when none is.
+    pub(crate) fn of(&self, shard: ShardId) -> Position {
         let of_shard = self.0.iter().filter(|place| place.shard == shard);
         of_shard.map(|place| place.position).max().unwrap_or_default()
     }

@@ -21,7 +21,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -32,12 +32,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use skyriff_domain::{Position, ShardId, UserId};
 use skyriff_postgres::databases::{self, QUERY};
 use skyriff_read_side::events::{
-    Exported, Filter, Masks,
+    Exported, Filter, Masks, Row,
     cursor::Positions,
     filter::{AggregateType, EventType, Range},
     log::{BY_RANGE, Order, heads, read_ranges},
 };
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgRow};
+use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -51,10 +51,13 @@ use crate::{
 };
 
 /// Positions of all shards together that are read at once, and how many such windows may wait to be written.
-const WINDOW: i64 = 4_096;
-const WINDOWS: usize = 2;
+const WINDOW: i64 = 65_536;
+const WINDOWS: usize = 1;
 /// Positions of all shards together in a round, unless `--segment` says otherwise.
 const ROUND: i64 = 2_000_000;
+/// A database gets so long to answer, and a replica to come as far as the export goes.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Args)]
 pub struct Arguments {
@@ -142,20 +145,30 @@ async fn plan(
         from: arguments.from,
         to: arguments.to,
     };
+    filter.check().map_err(anyhow::Error::msg)?;
     let asked = match &arguments.only_shards {
         Some(text) => config::shards(text)?,
         None => databases.shard_count.shards().collect(),
     };
-    let of_user = filter.user.map(|user| skyriff_domain::shard_of(user, databases.shard_count));
-    let asked: Vec<_> = asked.into_iter().filter(|shard| of_user.is_none_or(|of_user| of_user == *shard)).collect();
     if let Some(unknown) = asked.iter().find(|shard| shard.0 >= databases.shard_count.get()) {
         bail!("there is no shard {unknown}; there are {}", databases.shard_count.get());
     }
-    ensure!(!asked.is_empty(), "no shard is left to read");
+    let of_user = filter.user.map(|user| skyriff_domain::shard_of(user, databases.shard_count));
+    let asked: Vec<_> = asked.into_iter().filter(|shard| of_user.is_none_or(|of_user| of_user == *shard)).collect();
+    ensure!(!asked.is_empty(), "the user's events are on a shard that --only-shards leaves out");
     let upto = match earlier {
-        Some(earlier) => earlier.upto(),
+        Some(earlier) => {
+            ensure!(
+                earlier.complete,
+                "the manifest is of an export that was not finished: there is nothing to compare with"
+            );
+            earlier.upto()
+        }
         None => newest(databases).await?,
     };
+    if let Some(missing) = asked.iter().find(|shard| !upto.contains_key(shard)) {
+        bail!("nothing says up to where to read shard {missing}: it is not in the manifest, or in no database");
+    }
     let upto: Positions = upto.into_iter().filter(|(shard, _)| asked.contains(shard)).collect();
     let of_each = || arguments.segment.unwrap_or(ROUND / i64::try_from(asked.len()).unwrap_or(ROUND).max(1));
     let segment = earlier.map_or_else(of_each, |earlier| earlier.segment);
@@ -175,7 +188,15 @@ fn go_on(place: &Path, asked: Manifest, fixed: bool) -> Result<Manifest> {
 async fn newest(databases: &Databases) -> Result<Positions> {
     let mut newest = Positions::new();
     for place in &databases.event_store {
-        let mut connection = connect(place, &Positions::new()).await?;
+        let mut connection = match connect_to(&place.primary).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                eprintln!(
+                    "the primary cannot be asked how far the log is ({error:#}); a replica is, and may be behind"
+                );
+                connect(place, &Positions::new()).await?
+            }
+        };
         databases::check_shard_count(&mut connection, databases.shard_count).await?;
         let of_place = heads(&mut connection).await?;
         newest.extend(of_place.into_iter().filter(|(shard, _)| place.shards.contains(shard)));
@@ -184,20 +205,16 @@ async fn newest(databases: &Databases) -> Result<Positions> {
     Ok(newest)
 }
 
-/// A replica that has come as far as these positions, or else the primary.
+/// A replica that comes as far as these positions, or else the primary.
 async fn connect(place: &config::Place, upto: &Positions) -> Result<PgConnection> {
     let mut failed = None;
     for address in place.replicas.iter().chain([&place.primary]) {
-        let options = address.as_role(QUERY).application_name("skyriff replay").options(BY_RANGE);
         let connected = async {
-            let mut connection = tokio::time::timeout(Duration::from_secs(10), options.connect())
-                .await
-                .context("it takes too long")??;
-            let heads = heads(&mut connection).await?;
-            let of_place = upto.iter().filter(|(shard, _)| place.shards.contains(shard));
-            for (shard, upto) in of_place {
-                let head = heads.get(shard).copied().unwrap_or_default();
-                ensure!(head >= *upto, "the log of shard {shard} ends at {head}, before {upto}");
+            let mut connection = connect_to(address).await?;
+            let end = Instant::now() + ANSWER_MAX;
+            while let Some((shard, head)) = behind(&mut connection, place, upto).await? {
+                ensure!(Instant::now() < end, "the log of shard {shard} ends at {head}");
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
             Ok(connection)
         };
@@ -209,10 +226,27 @@ async fn connect(place: &config::Place, upto: &Positions) -> Result<PgConnection
     Err(failed.unwrap_or_else(|| anyhow::anyhow!("no address"))).context("cannot read the event store")
 }
 
+async fn connect_to(address: &config::Address) -> Result<PgConnection> {
+    let options = address.as_role(QUERY).application_name("skyriff replay").options(BY_RANGE);
+    Ok(tokio::time::timeout(ANSWER_MAX, options.connect()).await.context("it takes too long")??)
+}
+
+/// A shard of which this database does not have all that is to be read, and where its log ends.
+async fn behind(
+    connection: &mut PgConnection,
+    place: &config::Place,
+    upto: &Positions,
+) -> Result<Option<(ShardId, Position)>> {
+    let heads = heads(connection).await?;
+    let head = |shard: &ShardId| heads.get(shard).copied().unwrap_or_default();
+    let mut of_place = upto.iter().filter(|(shard, _)| place.shards.contains(shard));
+    Ok(of_place.find(|(shard, upto)| head(shard) < **upto).map(|(shard, _)| (*shard, head(shard))))
+}
+
 /// What the reader hands to the writer.
 enum Piece {
     /// A window: of each shard, what passed the filter.
-    Rows(BTreeMap<ShardId, Vec<PgRow>>),
+    Rows(BTreeMap<ShardId, Vec<Row>>),
     /// The round is over: up to here each shard was read.
     Round(Positions),
 }
@@ -227,11 +261,11 @@ async fn read(
     let mut reader = Reader::connect(databases, manifest).await?;
     let mut read: Positions = manifest.shards.iter().map(|(shard, place)| (*shard, place.read)).collect();
     let upto = manifest.upto();
-    let width = WINDOW / i64::try_from(upto.len())?.max(1);
     while read != upto {
-        let round = advanced(&read, manifest.segment, &upto);
-        while read != round {
-            let window = advanced(&read, width.max(1), &round);
+        let (begin, round) = (read.clone(), advanced(&read, manifest.segment, &upto));
+        let windows = windows_of(&begin, &round);
+        for window in 1..=windows {
+            let window = part(&begin, &round, window, windows);
             let rows = tokio::select! {
                 rows = reader.read(&manifest.filter, &read, &window) => rows?,
                 () = stop.cancelled() => return Ok(false),
@@ -257,6 +291,23 @@ fn advanced(from: &Positions, by: i64, end: &Positions) -> Positions {
         (*shard, Position(from.0.saturating_add(by)).min(end))
     };
     from.iter().map(on).collect()
+}
+
+/// How many windows a round has.
+fn windows_of(begin: &Positions, end: &Positions) -> i64 {
+    let positions: i64 = end.iter().map(|(shard, end)| end.0 - begin.get(shard).copied().unwrap_or_default().0).sum();
+    (positions / WINDOW).max(0) + 1
+}
+
+/// Up to where the n-th of so many windows goes: of each shard as large a part of its round. Shards have been written side
+/// by side, some faster than others, so that what lies together on disk is read together.
+fn part(begin: &Positions, end: &Positions, window: i64, windows: i64) -> Positions {
+    let upto = |(shard, end): (&ShardId, &Position)| {
+        let begin = begin.get(shard).copied().unwrap_or(*end).0;
+        let part = i128::from(end.0 - begin) * i128::from(window) / i128::from(windows);
+        (*shard, Position(begin.saturating_add(i64::try_from(part).unwrap_or_default())))
+    };
+    end.iter().map(upto).collect()
 }
 
 /// A connection to each database that has shards of the export.
@@ -285,7 +336,7 @@ impl Reader {
         filter: &Filter,
         after: &Positions,
         upto: &Positions,
-    ) -> Result<BTreeMap<ShardId, Vec<PgRow>>> {
+    ) -> Result<BTreeMap<ShardId, Vec<Row>>> {
         let mut reads = Vec::new();
         for (shards, connection) in &mut self.0 {
             let mut ranges = Vec::new();

@@ -8,11 +8,11 @@ use std::{borrow::Cow, io::Write};
 use chrono::{Datelike, NaiveDate};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
-use skyriff_domain::{Event, LogPosition, Position, ShardId, StreamId, personal::Members, stream::DecodeError};
-use sqlx::{Row, postgres::PgRow};
+use skyriff_domain::{Event, LogPosition, StreamId, personal::Members, stream::DecodeError};
+use skyriff_proof::copy::Columns;
 
-/// The epoch of Postgres' timestamps, 2000-01-01, in microseconds of Unix time.
-const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+use super::row::{OtherForm, Row};
+
 const DAY_US: i64 = 86_400_000_000;
 
 /// One event, ready to be written in any format.
@@ -64,8 +64,8 @@ pub enum ExportError {
         source: serde_json::Error,
     },
     /// The row has other columns.
-    #[error("the event log has another form")]
-    Row(#[from] sqlx::Error),
+    #[error(transparent)]
+    Form(#[from] OtherForm),
 }
 
 #[derive(Deserialize)]
@@ -91,97 +91,54 @@ struct Mask {
 }
 
 impl Masks {
-    fn of(&mut self, event: &RawEvent<'_>) -> Result<Members, DecodeError> {
+    fn of(&mut self, event: &Columns<'_>) -> Result<Members, DecodeError> {
         let known = self.0.iter().find(|mask| {
             mask.event_type == event.event_type
                 && mask.aggregate_type == event.aggregate_type
-                && mask.version == event.version
+                && mask.version == event.event_version
         });
         if let Some(known) = known {
             return Ok(known.members);
         }
         let stream = StreamId::decode(event.aggregate_type, event.aggregate_id)?;
-        let members = Event::decode(&stream, event.event_type, event.version, event.payload)?.personal();
+        let members = Event::decode(&stream, event.event_type, event.event_version, event.payload)?.personal();
         self.0.push(Mask {
             aggregate_type: event.aggregate_type.to_owned(),
             event_type: event.event_type.to_owned(),
-            version: event.version.to_owned(),
+            version: event.event_version.to_owned(),
             members,
         });
         Ok(members)
     }
 }
 
-struct RawEvent<'r> {
-    aggregate_type: &'r str,
-    aggregate_id: &'r str,
-    event_type: &'r str,
-    version: &'r str,
-    payload: &'r str,
-}
-
-/// Shard and position of a row of [`super::Filter::select`].
-///
-/// # Errors
-/// When the row has other columns.
-pub fn at(row: &PgRow) -> sqlx::Result<LogPosition> {
-    let shard = ShardId(u16::try_from(row.try_get::<i16, _>(0)?).unwrap_or_default());
-    Ok(LogPosition { shard, position: Position(row.try_get(1)?) })
-}
-
-/// When a row of [`super::Filter::select`] was recorded, in microseconds of Unix time.
-///
-/// # Errors
-/// When the row has other columns.
-pub fn recorded_at_us(row: &PgRow) -> sqlx::Result<i64> {
-    time_us(row, 10)
-}
-
-fn text(row: &PgRow, column: usize) -> sqlx::Result<&str> {
-    row.try_get_raw(column)?.as_str().map_err(sqlx::Error::Decode)
-}
-
-/// As Postgres sends it; making a calendar date of each would only be undone again.
-fn time_us(row: &PgRow, column: usize) -> sqlx::Result<i64> {
-    let bytes = row.try_get_raw(column)?.as_bytes().map_err(sqlx::Error::Decode)?;
-    let bytes = bytes.try_into().map_err(|_| sqlx::Error::Decode("a timestamp has eight bytes".into()))?;
-    Ok(i64::from_be_bytes(bytes).saturating_add(POSTGRES_EPOCH_US))
-}
-
 impl<'r> Exported<'r> {
-    /// The event of a row of [`super::Filter::select`].
+    /// The event of a row.
     ///
     /// # Errors
     /// [`ExportError`]: an event that is not known cannot be masked, so it does not leave.
-    pub fn of(row: &'r PgRow, masks: &mut Masks) -> Result<Self, ExportError> {
-        let at = at(row)?;
-        let event = RawEvent {
-            aggregate_type: text(row, 2)?,
-            aggregate_id: text(row, 3)?,
-            event_type: text(row, 5)?,
-            version: text(row, 6)?,
-            payload: text(row, 7)?,
-        };
+    pub fn of(row: &'r Row, masks: &mut Masks) -> Result<Self, ExportError> {
+        let (at, event) = (row.at, row.columns()?);
         let damaged = |source| ExportError::Damaged { at, source };
         let personal = masks.of(&event).map_err(|source| ExportError::Unreadable { at, source })?;
-        let metadata: Metadata<'r> = serde_json::from_str(text(row, 8)?).map_err(damaged)?;
+        let metadata: Metadata<'r> = serde_json::from_str(event.metadata).map_err(damaged)?;
         let kind = |actor: &str| actor.find(':').unwrap_or(actor.len());
         Ok(Self {
             at,
             aggregate_type: event.aggregate_type,
             aggregate_id: event.aggregate_id,
-            sequence: row.try_get(4)?,
+            sequence: event.sequence,
             event_type: event.event_type,
-            version: event.version,
-            occurred_at_us: time_us(row, 9)?,
-            recorded_at_us: time_us(row, 10)?,
+            version: event.event_version,
+            occurred_at_us: event.occurred_at_us,
+            recorded_at_us: event.recorded_at_us,
             actor: match metadata.actor {
                 Cow::Borrowed(actor) => Cow::Borrowed(actor.get(..kind(actor)).unwrap_or_default()),
                 Cow::Owned(actor) => Cow::Owned(actor.get(..kind(&actor)).unwrap_or_default().to_owned()),
             },
             command_id: metadata.command_id,
             causation: metadata.causation,
-            data: data(&event, personal).map_err(damaged)?,
+            data: data(event.event_type, event.payload, personal).map_err(damaged)?,
         })
     }
 
@@ -227,14 +184,14 @@ impl<'r> Exported<'r> {
 }
 
 /// The object below the member that is named after the event. Almost always that is all but the ends of the payload.
-fn data<'r>(event: &RawEvent<'r>, personal: Members) -> Result<Cow<'r, str>, serde_json::Error> {
-    let cut = event.payload.strip_prefix("{\"").and_then(|rest| rest.strip_prefix(event.event_type));
+fn data<'r>(event_type: &str, payload: &'r str, personal: Members) -> Result<Cow<'r, str>, serde_json::Error> {
+    let cut = payload.strip_prefix("{\"").and_then(|rest| rest.strip_prefix(event_type));
     let cut = cut.and_then(|rest| rest.strip_prefix("\":")).and_then(|rest| rest.strip_suffix('}'));
     let object = match cut {
         Some(object) => object,
         None => {
-            let members: std::collections::HashMap<Cow<'_, str>, &'r RawValue> = serde_json::from_str(event.payload)?;
-            members.get(event.event_type).map_or("{}", |object| object.get())
+            let members: std::collections::HashMap<Cow<'_, str>, &'r RawValue> = serde_json::from_str(payload)?;
+            members.get(event_type).map_or("{}", |object| object.get())
         }
     };
     if personal.is_empty() && !object.as_bytes().contains(&b'\n') {
@@ -266,8 +223,7 @@ fn escaped(text: &str, out: &mut Vec<u8>) {
 }
 
 fn decimal(number: i64, out: &mut Vec<u8>) {
-    // Writing to memory does not fail.
-    write!(out, "{number}").ok();
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// RFC 3339 in UTC with microseconds, as in `2026-01-31T12:00:00.000001Z`.
@@ -334,8 +290,7 @@ mod tests {
     }
 
     fn data_of(event_type: &'static str, payload: &'static str, personal: Members) -> String {
-        let event = RawEvent { aggregate_type: "withdrawal", aggregate_id: "", event_type, version: "1", payload };
-        data(&event, personal).unwrap().into_owned()
+        data(event_type, payload, personal).unwrap().into_owned()
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which events somebody wants, and the statement that reads them.
+//! Which events somebody wants, and the statement that sends them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,10 +7,10 @@ use std::{
     sync::LazyLock,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 use skyriff_domain::{AggregateSchema, Event, StreamId, UserId, owner::Owner};
-use sqlx::{Postgres, QueryBuilder};
+use skyriff_proof::copy::COLUMNS;
 
 /// The most types that one filter may name.
 const TYPES_MAX: usize = 100;
@@ -134,6 +134,9 @@ impl From<EventType> for String {
 /// What is wrong with the first that is none.
 pub fn list<T: FromStr<Err = String> + Ord>(text: &str) -> Result<BTreeSet<T>, String> {
     let items: Vec<_> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+    if items.is_empty() {
+        return Err("the list is empty; leave it out for everything".to_owned());
+    }
     if items.len() > TYPES_MAX {
         return Err(format!("more than {TYPES_MAX} types"));
     }
@@ -141,76 +144,91 @@ pub fn list<T: FromStr<Err = String> + Ord>(text: &str) -> Result<BTreeSet<T>, S
 }
 
 impl Filter {
+    /// Whether anything can pass.
+    ///
+    /// # Errors
+    /// Why nothing can.
+    pub fn check(&self) -> Result<(), &'static str> {
+        match self.from.zip(self.to) {
+            Some((from, to)) if from >= to => Err("from must be before to"),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Whether it lets everything through, so that whatever is missing in a range is missing in the log.
     pub fn is_everything(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The events of these ranges that pass, in the columns that [`super::Exported`] takes and in whatever order they lie
-    /// on disk: events of all shards lie between each other there, so whoever wants them shard by shard reads each page of
-    /// the table once for every shard. Values are bound; the text is ours.
-    pub fn select(&self, ranges: &[Range]) -> QueryBuilder<'static, Postgres> {
-        // Shards that are equally far, as those of an export are, are one condition.
-        let mut shards: BTreeMap<(i64, i64), Vec<i16>> = BTreeMap::new();
-        for range in ranges {
-            shards.entry((range.after, range.upto)).or_default().push(range.shard);
-        }
-        let mut query = QueryBuilder::new(
-            "SELECT shard, position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                    occurred_at, recorded_at
-             FROM events e WHERE (false",
-        );
-        for ((after, upto), shards) in shards {
-            query.push(" OR e.shard = ANY (").push_bind(shards);
-            query.push(") AND e.position > ").push_bind(after);
-            query.push(" AND e.position <= ").push_bind(upto);
-        }
-        query.push(")");
+    /// The statement that sends the events of these ranges that pass, in the columns that [`super::Row`] takes and in
+    /// whatever order they lie on disk: events of all shards lie between each other there, so whoever wants them shard by
+    /// shard reads each page of the table once for every shard.
+    ///
+    /// `COPY` takes no parameters. What is in its text is of types that cannot say anything else: numbers, times, ids, and
+    /// names that are known to the code.
+    pub(super) fn copy(&self, ranges: &[Range]) -> String {
+        let mut conditions = vec![in_ranges(ranges)];
         if !self.types.is_empty() {
-            query.push(" AND e.aggregate_type || '.' || e.event_type = ANY (");
-            query.push_bind(self.types.iter().map(ToString::to_string).collect::<Vec<_>>()).push(")");
+            let of_type = |EventType { aggregate, event }: &EventType| format!("('{}', '{event}')", aggregate.0);
+            conditions
+                .push(format!("(e.aggregate_type, e.event_type) IN ({})", listed(self.types.iter().map(of_type))));
         }
         if !self.aggregates.is_empty() {
-            query.push(" AND e.aggregate_type = ANY (");
-            query.push_bind(self.aggregates.iter().map(|aggregate| aggregate.0.clone()).collect::<Vec<_>>()).push(")");
+            let aggregates = self.aggregates.iter().map(|AggregateType(name)| format!("'{name}'"));
+            conditions.push(format!("e.aggregate_type IN ({})", listed(aggregates)));
         }
-        if let Some(user) = self.user {
-            owned_by(user, &mut query);
-        }
-        if let Some(from) = self.from {
-            query.push(" AND e.occurred_at >= ").push_bind(from);
-        }
-        if let Some(to) = self.to {
-            query.push(" AND e.occurred_at < ").push_bind(to);
-        }
-        query
+        conditions.extend(self.user.map(owned_by));
+        conditions.extend(self.from.map(|from| format!("e.occurred_at >= {}", time(from))));
+        conditions.extend(self.to.map(|to| format!("e.occurred_at < {}", time(to))));
+        format!("COPY (SELECT {COLUMNS} FROM events e WHERE {}) TO STDOUT (FORMAT binary)", conditions.join(" AND "))
     }
 }
 
-/// A stream is the user's by its name, or by what its first event says.
-fn owned_by(user: UserId, query: &mut QueryBuilder<'static, Postgres>) {
-    let (mut aggregates, mut places) = (Vec::new(), Vec::new());
-    for stream in StreamId::one_of_each() {
-        match stream.owner() {
-            Owner::Named(_) => {}
-            Owner::InFirstEvent(found) => {
-                for place in found {
-                    aggregates.push(stream.aggregate_type());
-                    places.push(place.join(","));
-                }
-            }
-        }
+fn in_ranges(ranges: &[Range]) -> String {
+    // Shards that are equally far, as those of an export are, are one condition.
+    let mut shards: BTreeMap<(i64, i64), Vec<i16>> = BTreeMap::new();
+    for range in ranges {
+        shards.entry((range.after, range.upto)).or_default().push(range.shard);
     }
-    query.push(" AND (e.aggregate_id = ").push_bind(user.to_string());
-    query.push(" OR e.aggregate_id LIKE ").push_bind(format!("{user}/%"));
-    query.push(" OR EXISTS (SELECT FROM unnest(").push_bind(aggregates).push("::text[], ").push_bind(places);
-    query.push(
-        "::text[]) AS o (aggregate_type, place)
-             JOIN events first ON first.aggregate_type = o.aggregate_type
-             WHERE o.aggregate_type = e.aggregate_type AND first.aggregate_id = e.aggregate_id AND first.sequence = 1
-               AND first.payload #>> string_to_array(o.place, ',') = ",
-    );
-    query.push_bind(user.to_string()).push("))");
+    let of_range = |((after, upto), shards): ((i64, i64), Vec<i16>)| {
+        let shards = listed(shards.into_iter().map(|shard| shard.to_string()));
+        format!(" OR e.shard IN ({shards}) AND e.position > {after} AND e.position <= {upto}")
+    };
+    let any: String = shards.into_iter().map(of_range).collect();
+    format!("(false{any})")
+}
+
+/// A stream is the user's by its name, or by what its first event says.
+fn owned_by(user: UserId) -> String {
+    let first = StreamId::one_of_each().filter_map(|stream| match stream.owner() {
+        Owner::Named(_) => None,
+        Owner::InFirstEvent(found) => {
+            let places = found.iter().map(|place| format!("('{}', '{}')", stream.aggregate_type(), place.join(",")));
+            Some(listed(places))
+        }
+    });
+    let first = listed(first);
+    format!(
+        "(e.aggregate_id = '{user}' OR e.aggregate_id LIKE '{user}/%'
+          OR EXISTS (SELECT FROM (VALUES {first}) AS o (aggregate_type, place)
+                     JOIN events first ON first.aggregate_type = o.aggregate_type
+                     WHERE o.aggregate_type = e.aggregate_type AND first.aggregate_id = e.aggregate_id
+                       AND first.sequence = 1
+                       AND first.payload #>> string_to_array(o.place, ',') = '{user}'))"
+    )
+}
+
+/// In microseconds, as Postgres keeps it. What is beyond the years that its text has is before or after everything.
+fn time(time: DateTime<Utc>) -> String {
+    match time.year() {
+        ..1 => "'-infinity'".to_owned(),
+        1..10_000 => format!("'{}'", time.format("%Y-%m-%dT%H:%M:%S%.6fZ")),
+        10_000.. => "'infinity'".to_owned(),
+    }
+}
+
+fn listed(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -221,7 +239,9 @@ mod tests {
     fn types_are_read_back_and_others_are_refused() {
         let types: BTreeSet<EventType> = list("points_account.spent, like.liked").unwrap();
         assert_eq!(types.iter().map(ToString::to_string).collect::<Vec<_>>(), ["like.liked", "points_account.spent"]);
-        for bad in ["spent", "points_account.", "points_account.'", "nothing.spent", "points_account.Spent", "like.spent"] {
+        for bad in
+            ["spent", "points_account.", "points_account.'", "nothing.spent", "points_account.Spent", "like.spent"]
+        {
             assert!(list::<EventType>(bad).is_err(), "{bad}");
         }
         assert!(list::<AggregateType>("points_account,tip").is_ok());
@@ -230,17 +250,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_never_becomes_text_of_the_statement() {
-        let filter = Filter {
-            types: list("points_account.spent").unwrap(),
-            aggregates: list("tip").unwrap(),
-            user: Some(UserId(uuid::Uuid::from_u128(7))),
-            from: Some(DateTime::UNIX_EPOCH),
-            to: Some(DateTime::UNIX_EPOCH),
-        };
-        let sql = filter.select(&[Range { shard: 3, after: 7_777, upto: 8_888 }]).into_sql();
-        for value in ["spent", "'tip'", "0000007", "1970", "7777", "8888"] {
-            assert!(!sql.contains(value), "{value} in {sql}");
+    fn times_are_those_that_postgres_reads() {
+        let at = |text: &str| time(text.parse().unwrap());
+        assert_eq!(at("0001-01-01T00:00:00Z"), "'0001-01-01T00:00:00.000000Z'");
+        assert_eq!(at("9999-12-31T23:59:59.999999999Z"), "'9999-12-31T23:59:59.999999Z'");
+        assert_eq!(
+            (time(DateTime::<Utc>::MIN_UTC), time(DateTime::<Utc>::MAX_UTC)),
+            ("'-infinity'".into(), "'infinity'".into())
+        );
+    }
+
+    #[test]
+    fn no_stored_filter_brings_text_of_its_own_into_a_statement() {
+        for text in ["like.liked') OR ('a'='a", "like.liked;", "points_account'.spent", "like.\u{0}"] {
+            let type_of = serde_json::json!({ "types": [text] });
+            assert!(serde_json::from_value::<Filter>(type_of).is_err(), "{text}");
+            let aggregate = serde_json::json!({ "aggregates": [text] });
+            assert!(serde_json::from_value::<Filter>(aggregate).is_err(), "{text}");
         }
     }
 }

@@ -10,17 +10,18 @@ use std::{
 };
 
 use ::metrics::counter;
+use futures::TryStreamExt;
 use skyriff_domain::{LogPosition, Position, ShardCount, ShardId};
-use sqlx::{PgConnection, PgPool, postgres::PgRow};
+use sqlx::{PgConnection, PgPool};
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     cursor::Positions,
-    exported,
     filter::{Filter, Range},
+    row::{OtherForm, Row},
 };
-use crate::replicas::ReadDatabase;
+use crate::replicas::{AtLeast, ReadDatabase};
 
 /// Pages of the log that were read, by `from`: replica, primary.
 const PAGES: &str = "skyriff_event_pages_total";
@@ -47,6 +48,12 @@ pub enum ReadError {
     /// No database of these shards answers.
     #[error("no database of the event store answers")]
     Unavailable,
+    /// The databases of these shards that answer have not come as far as was asked for.
+    #[error("the log is at {newest} here, which is before what was asked for")]
+    NotYet {
+        /// How far the one is that has come furthest.
+        newest: LogPosition,
+    },
     /// Events are missing, and nothing may be skipped.
     #[error("the log of shard {} has a gap: {} comes after {after}", .found.shard, .found.position)]
     Gap {
@@ -64,7 +71,7 @@ pub enum ReadError {
 #[derive(Debug, Default)]
 pub(super) struct Page {
     /// In order of their positions.
-    pub(super) rows: BTreeMap<ShardId, Vec<PgRow>>,
+    pub(super) rows: BTreeMap<ShardId, Vec<Row>>,
     /// Up to where each shard was read, whether or not anything passed the filter.
     pub(super) read: Positions,
     /// The last position that the database has of each shard.
@@ -95,14 +102,20 @@ impl EventLogs {
         &self.0.stop
     }
 
-    /// The events after these positions, of at most `each` positions of each shard.
-    pub(super) async fn read(&self, filter: &Filter, after: &Positions, each: i64) -> Result<Page, ReadError> {
+    /// The events after these positions, of at most `each` positions of each shard, from databases that have come at least so far.
+    pub(super) async fn read(
+        &self,
+        filter: &Filter,
+        after: &Positions,
+        at_least: &AtLeast,
+        each: i64,
+    ) -> Result<Page, ReadError> {
         let mut page = Page::default();
         for database in &self.0.databases {
             let of_it = after.iter().filter(|(shard, _)| database.shards.contains(shard));
             let of_it: Positions = of_it.map(|(shard, position)| (*shard, *position)).collect();
             if !of_it.is_empty() {
-                self.read_database(database, filter, &of_it, each, &mut page).await?;
+                self.read_database(database, filter, &of_it, at_least, each, &mut page).await?;
             }
         }
         Ok(page)
@@ -113,6 +126,7 @@ impl EventLogs {
         database: &ReadDatabase,
         filter: &Filter,
         after: &Positions,
+        at_least: &AtLeast,
         each: i64,
         page: &mut Page,
     ) -> Result<(), ReadError> {
@@ -120,8 +134,9 @@ impl EventLogs {
         let count = database.replicas.len();
         let turns = (0..count).filter_map(|turn| database.replicas.get((first + turn) % count));
         let pools = turns.map(|pool| (pool, "replica")).chain([(&database.primary, "primary")]);
+        let mut furthest: Option<LogPosition> = None;
         for (pool, from) in pools {
-            match timeout(ANSWER_MAX, read_pool(pool, filter, after, each)).await {
+            match timeout(ANSWER_MAX, read_pool(pool, filter, after, at_least, each)).await {
                 Ok(Ok(read)) => {
                     counter!(PAGES, "from" => from).increment(1);
                     page.rows.extend(read.rows);
@@ -132,15 +147,22 @@ impl EventLogs {
                 Ok(Err(ReadError::Database(error))) => {
                     tracing::warn!(from, %error, "an event store's database does not answer; trying the next");
                 }
+                Ok(Err(ReadError::NotYet { newest })) => furthest = furthest.max(Some(newest)),
                 Ok(Err(error @ (ReadError::Unavailable | ReadError::Gap { .. }))) => return Err(error),
                 Err(_) => tracing::warn!(from, "an event store's database takes too long; trying the next"),
             }
         }
-        Err(ReadError::Unavailable)
+        Err(furthest.map_or(ReadError::Unavailable, |newest| ReadError::NotYet { newest }))
     }
 }
 
-async fn read_pool(pool: &PgPool, filter: &Filter, after: &Positions, each: i64) -> Result<Page, ReadError> {
+async fn read_pool(
+    pool: &PgPool,
+    filter: &Filter,
+    after: &Positions,
+    at_least: &AtLeast,
+    each: i64,
+) -> Result<Page, ReadError> {
     let mut connection = pool.acquire().await?;
     // On the same connection, so that the rows are of a database that has come at least this far.
     let heads = heads(&mut connection).await?;
@@ -148,6 +170,9 @@ async fn read_pool(pool: &PgPool, filter: &Filter, after: &Positions, each: i64)
     let mut ranges = Vec::new();
     for (shard, after) in after {
         let head = heads.get(shard).copied().unwrap_or_default();
+        if head < at_least.of(*shard) {
+            return Err(ReadError::NotYet { newest: LogPosition { shard: *shard, position: head } });
+        }
         page.heads.insert(*shard, head);
         let upto = Position(after.0.saturating_add(each)).min(head);
         if upto > *after {
@@ -159,13 +184,20 @@ async fn read_pool(pool: &PgPool, filter: &Filter, after: &Positions, each: i64)
     if ranges.is_empty() {
         return Ok(page);
     }
-    page.rows = read_ranges(&mut connection, filter, &ranges).await?;
+    match read_ranges(&mut connection, filter, &ranges).await {
+        Ok(rows) => page.rows = rows,
+        Err(error) => {
+            // What the database still has to say about it would be taken for the answer to the next question.
+            drop(connection.detach());
+            return Err(error.into());
+        }
+    }
     for (shard, upto) in &page.read {
         let start = after.get(shard).copied().unwrap_or_default();
         let rows = page.rows.get(shard).map(Vec::as_slice).unwrap_or_default();
         let mut order = Order::new(filter, *shard, start);
         for row in rows {
-            order.check(exported::at(row)?)?;
+            order.check(row.at)?;
         }
         order.end(*upto)?;
     }
@@ -180,11 +212,14 @@ pub async fn read_ranges(
     connection: &mut PgConnection,
     filter: &Filter,
     ranges: &[Range],
-) -> sqlx::Result<BTreeMap<ShardId, Vec<PgRow>>> {
+) -> sqlx::Result<BTreeMap<ShardId, Vec<Row>>> {
     let mut shards: BTreeMap<ShardId, InOrder> = BTreeMap::new();
-    for row in filter.select(ranges).build().fetch_all(connection).await? {
-        let at = exported::at(&row)?;
-        shards.entry(at.shard).or_default().push(at.position, row);
+    let mut sent = connection.copy_out_raw(&filter.copy(ranges)).await?;
+    while let Some(message) = sent.try_next().await? {
+        let row = Row::of(&message).map_err(|OtherForm| sqlx::Error::Decode(OtherForm.into()))?;
+        if let Some(row) = row {
+            shards.entry(row.at.shard).or_default().push(row);
+        }
     }
     Ok(shards.into_iter().map(|(shard, rows)| (shard, rows.finish())).collect())
 }
@@ -192,21 +227,21 @@ pub async fn read_ranges(
 /// Rows that lie on disk as they were appended, but for places that were free there.
 #[derive(Default)]
 struct InOrder {
-    rows: Vec<PgRow>,
+    rows: Vec<Row>,
     last: Position,
     is_not: bool,
 }
 
 impl InOrder {
-    fn push(&mut self, position: Position, row: PgRow) {
-        self.is_not |= position < self.last;
-        self.last = position;
+    fn push(&mut self, row: Row) {
+        self.is_not |= row.at.position < self.last;
+        self.last = row.at.position;
         self.rows.push(row);
     }
 
-    fn finish(mut self) -> Vec<PgRow> {
+    fn finish(mut self) -> Vec<Row> {
         if self.is_not {
-            self.rows.sort_by_key(|row| exported::at(row).map_or(Position::START, |at| at.position));
+            self.rows.sort_by_key(|row| row.at.position);
         }
         self.rows
     }

@@ -6,15 +6,20 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    future::ready,
     io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use ::metrics::{counter, gauge};
 use axum::body::Body;
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use skyriff_domain::{Position, ShardId};
-use sqlx::postgres::PgRow;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep},
@@ -22,17 +27,19 @@ use tokio::{
 
 use super::{
     cursor::{self, Positions},
-    exported::{self, ExportError, Exported, Masks},
+    exported::{ExportError, Exported, Masks},
     filter::Filter,
     log::{EventLogs, ReadError},
+    row::Row,
 };
+use crate::replicas::AtLeast;
 
 /// Streams that are open.
 const STREAMS: &str = "skyriff_event_streams";
 /// Events that were sent.
 const SENT: &str = "skyriff_events_sent_total";
 /// Positions that are read at once, of all shards together.
-const PAGE: i64 = 4_096;
+const PAGE: i64 = 8_192;
 /// A piece is sent when it is this large, in bytes, even when more events are at hand.
 const PIECE_BYTES: usize = 512 * 1_024;
 /// How often a stream that follows looks for new events. Replicas cannot notify.
@@ -58,6 +65,8 @@ pub(super) enum Format {
 pub(super) struct Wanted {
     pub(super) filter: Filter,
     pub(super) after: Positions,
+    /// Read where the log has come at least so far.
+    pub(super) at_least: AtLeast,
     pub(super) format: Format,
     pub(super) follow: bool,
     /// No more than so many events.
@@ -89,23 +98,37 @@ enum StreamError {
 /// The client is gone, or as good as.
 struct Gone;
 
+/// How a stream was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// With its last line, which says why it ends.
+    Ended,
+    /// Before.
+    CutOff,
+}
+
 /// Start a stream. The first page is read before, so that a log that cannot be read is a problem and not a short
 /// stream.
 pub(super) async fn start(logs: EventLogs, wanted: Wanted, permit: OwnedSemaphorePermit) -> Result<Body, ReadError> {
     let mut merge = Merge::new(logs.clone(), wanted);
     merge.read_first().await?;
     let (pieces, mut received) = mpsc::channel(1);
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&has_ended);
     tokio::spawn(async move {
         gauge!(STREAMS).increment(1);
-        if let Err(error) = run(&mut merge, &logs, &pieces).await {
-            tracing::error!(error = format!("{:#}", Chain(&error)), "a stream of events ends early");
-            // An error cuts the connection, so that nobody takes the stream for complete.
-            pieces.send(Err(io::Error::other("the stream of events ends early"))).await.ok();
+        match run(&mut merge, &logs, &pieces).await {
+            Ok(left) => ended.store(left == Left::Ended, Ordering::Release),
+            Err(error) => tracing::error!(error = format!("{:#}", Chain(&error)), "a stream of events ends early"),
         }
         gauge!(STREAMS).decrement(1);
-        drop(permit);
+        drop((pieces, permit));
     });
-    Ok(Body::from_stream(futures::stream::poll_fn(move |context| received.poll_recv(context))))
+    // An error cuts the connection, so that nobody takes for whole what is not.
+    let cut =
+        stream::once(async move { (!has_ended.load(Ordering::Acquire)).then(|| Err(io::Error::other("cut off"))) });
+    let pieces = stream::poll_fn(move |context| received.poll_recv(context)).map(Ok);
+    Ok(Body::from_stream(pieces.chain(cut.filter_map(ready))))
 }
 
 struct Chain<'e>(&'e dyn std::error::Error);
@@ -117,9 +140,9 @@ impl std::fmt::Display for Chain<'_> {
     }
 }
 
-type Pieces = mpsc::Sender<io::Result<Bytes>>;
+type Pieces = mpsc::Sender<Bytes>;
 
-async fn run(merge: &mut Merge, logs: &EventLogs, pieces: &Pieces) -> Result<(), StreamError> {
+async fn run(merge: &mut Merge, logs: &EventLogs, pieces: &Pieces) -> Result<Left, StreamError> {
     let mut quiet_since = Instant::now();
     let mut behind_since = None;
     loop {
@@ -128,13 +151,12 @@ async fn run(merge: &mut Merge, logs: &EventLogs, pieces: &Pieces) -> Result<(),
         let end = end.or_else(|| logs.stop().is_cancelled().then_some(End::Stopping));
         if let Some(end) = end {
             merge.write_end(end, &mut piece);
-            send(piece, pieces, logs).await.ok();
-            return Ok(());
+            return Ok(send(piece, pieces, logs).await.map_or_else(|Gone| Left::CutOff, |()| Left::Ended));
         }
         if !piece.is_empty() || quiet_since.elapsed() >= merge.wanted.heartbeat {
             merge.write_cursor(&mut piece);
             if send(piece, pieces, logs).await.is_err() {
-                return Ok(());
+                return Ok(Left::CutOff);
             }
             quiet_since = Instant::now();
         }
@@ -149,7 +171,7 @@ async fn run(merge: &mut Merge, logs: &EventLogs, pieces: &Pieces) -> Result<(),
             tokio::select! {
                 () = sleep(LOOK_AGAIN) => {}
                 () = logs.stop().cancelled() => {}
-                () = pieces.closed() => return Ok(()),
+                () = pieces.closed() => return Ok(Left::CutOff),
             }
         }
     }
@@ -162,10 +184,9 @@ async fn send(piece: Vec<u8>, pieces: &Pieces, logs: &EventLogs) -> Result<(), G
     };
     tokio::select! {
         biased;
-        sent = pieces.send(Ok(piece.into())) => sent.map_err(|_| Gone),
+        sent = pieces.send(piece.into()) => sent.map_err(|_| Gone),
         () = sleep(STALL_MAX) => {
             tracing::warn!("a stream of events is cut off: its client took nothing for {STALL_MAX:?}");
-            pieces.try_send(Err(io::ErrorKind::TimedOut.into())).ok();
             Err(Gone)
         }
         () = stopped => Err(Gone),
@@ -190,7 +211,7 @@ struct ShardLog {
     read: Position,
     /// The last position that is known to be there; the end, unless the stream follows.
     head: Position,
-    rows: VecDeque<PgRow>,
+    rows: VecDeque<Row>,
 }
 
 impl ShardLog {
@@ -232,7 +253,7 @@ impl Merge {
     }
 
     async fn read_after(&mut self, after: &Positions, moves_on: bool) -> Result<bool, ReadError> {
-        let page = self.logs.read(&self.wanted.filter, after, self.each()).await?;
+        let page = self.logs.read(&self.wanted.filter, after, &self.wanted.at_least, self.each()).await?;
         let mut rows = page.rows;
         let anything = !page.read.is_empty();
         for (shard, head) in page.heads {
@@ -285,7 +306,7 @@ impl Merge {
         let mut earliest = None;
         for (shard, log) in &self.shards {
             let Some(row) = log.rows.front() else { continue };
-            let recorded = exported::recorded_at_us(row)?;
+            let recorded = row.recorded_at_us()?;
             if earliest.is_none_or(|(_, first)| recorded < first) {
                 earliest = Some((*shard, recorded));
             }

@@ -21,6 +21,7 @@
 //! Deliberately absent: entry bundles, the part of `tlog-tiles` that serves what the leaves are made of. An entry there has
 //! at most 65,535 bytes, events may have more, and they hold what not everybody may see. The log itself has them.
 
+pub mod copy;
 pub mod hash;
 pub mod leaf;
 

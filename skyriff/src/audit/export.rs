@@ -31,7 +31,7 @@ use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use skyriff_domain::{LogPosition, Position, ShardId};
 use skyriff_postgres::databases;
-use skyriff_proof::EventRow;
+use skyriff_proof::{EventRow, copy::Columns};
 use sqlx::Connection;
 use tokio::sync::mpsc;
 
@@ -199,7 +199,9 @@ fn write(
     while let Some(page) = pages.blocking_recv() {
         for row in &page {
             let at = LogPosition { shard, position: last.next() };
-            let row = rows::parse(row).with_context(|| format!("the row at {at} has other columns than ours"))?;
+            let row = Columns::parse(row)
+                .map(EventRow::from)
+                .with_context(|| format!("the row at {at} has other columns than ours"))?;
             // An export that leaves something out would be taken for whole.
             ensure!(row.at() == at, "the event at {at} is not there; {} follows", row.at());
             serde_json::to_writer(&mut out, &row)?;

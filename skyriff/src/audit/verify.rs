@@ -13,6 +13,7 @@ use clap::Args;
 use futures::{StreamExt, stream};
 use indicatif::ProgressBar;
 use skyriff_domain::{Position, ShardCount, ShardId};
+use skyriff_proof::copy::Columns;
 use sqlx::PgConnection;
 use tokio::sync::mpsc;
 
@@ -322,8 +323,8 @@ impl Audit {
 fn fold(mut shard: Shard, mut pages: mpsc::Receiver<Vec<Bytes>>, bar: &ProgressBar) -> Shard {
     while let Some(page) = pages.blocking_recv() {
         for row in &page {
-            match rows::parse(row) {
-                Some(row) => shard.row(&row),
+            match Columns::parse(row) {
+                Some(row) => shard.row(&row.into()),
                 None => shard.unreadable("the row has other columns than ours, or a time that is none".to_owned()),
             }
         }

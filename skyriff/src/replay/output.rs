@@ -55,7 +55,16 @@ impl Output {
     /// Go on after so many bytes; from the start for none.
     pub fn open(out: &Path, format: Format, bytes: u64) -> Result<Self> {
         let is_csv = match format {
-            Format::Parquet => return Ok(Self::Parquet(Folder::open(out)?)),
+            Format::Parquet => {
+                // Whoever opens it reads every file that is in it.
+                let is_empty = || fs::read_dir(out).map(|mut entries| entries.next().is_none());
+                ensure!(
+                    !out.exists() || Self::is_ours(out) || is_empty()?,
+                    "{} is there, and not empty",
+                    out.display()
+                );
+                return Ok(Self::Parquet(Folder::open(out)?));
+            }
             Format::Csv => true,
             Format::Ndjson => false,
         };

@@ -117,6 +117,15 @@ async fn exports_up_to_the_same_positions_are_the_same_and_open_in_duckdb() {
     replay("first.txt", &[]).await.refused(&[".ndjson, .csv and .parquet"]);
     replay("x.ndjson", &["--type", "points_account.Spent"]).await.refused(&["Spent"]);
     replay("x.ndjson", &["--only-shards", "16"]).await.refused(&["no shard 16"]);
+    let backwards = ["--from", "2026-02-01T00:00:00Z", "--to", "2026-01-01T00:00:00Z"];
+    replay("x.ndjson", &backwards).await.refused(&["from must be before to"]);
+    // Nor is a manifest that says nothing of what is asked for compared with, or a folder with other files in it written to.
+    replay("one.ndjson", &["--only-shards", "3"]).await.well();
+    let of_one = format!("{}.manifest.json", text(&out("one.ndjson")));
+    replay("x.ndjson", &["--only-shards", "5", "--upto", &of_one]).await.refused(&["shard 5", "not in the manifest"]);
+    fs::create_dir(out("other.parquet")).unwrap();
+    fs::write(out("other.parquet/part-1.parquet"), "somebody's").unwrap();
+    replay("other.parquet", &[]).await.refused(&["other.parquet", "not empty"]);
 
     // Somebody changed what was there: it is found, and where.
     let mut tampered = first.clone();
