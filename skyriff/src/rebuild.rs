@@ -50,8 +50,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[command(group(ArgGroup::new("instead").args(["back", "drop", "status", "move_shards", "forget"])))]
 #[command(
     after_help = "Interrupted, or stopped because tables were not let go, the same command goes on where it was; all leaves out \
-    what it has switched before.\nA version before that is kept from an earlier rebuild is in the way of another one: --drop \
-    it first. With all, each of them is.\n\nExit codes: 0 when all is done; 1 when something failed; 2 when versions \
+    what it has switched before.\nA version that an earlier rebuild has kept is in the way of another one: --drop it first. \
+    all begins only when no read model keeps one.\n\nExit codes: 0 when all is done; 1 when something failed; 2 when versions \
     differ, and nothing was switched.\n\nThe owner's role (skyriff_owner) makes and moves tables, and skyriff_project fills \
     them, so the databases must let both in."
 )]
