@@ -36,6 +36,13 @@ done
 for role in $(grep -ohE 'skyriff_[a-z]+' docker/postgres/pg_hba.conf docker/postgres/pg_ident.conf | sort -u); do
     grep -qx "$role" <<<"$roles" || fault "there is no role $role"
 done
+# What operators run changes something, as roles that the commands' own code names.
+for command in reconcile erase keys rebuild; do
+    for constant in $(grep -rohwE 'OWNER|COMMAND|PROJECT|PROCESS|QUERY' skyriff/src/$command* --include '*.rs' | sort -u); do
+        role=$(sed -n "s/^pub const $constant: &str = \"\(.*\)\";\$/\1/p" skyriff/postgres/src/databases.rs)
+        grep -qE "^services +operator +$role\$" docker/postgres/pg_ident.conf || fault "skyriff $command is $role, which operator may not be"
+    done
+done
 
 # Every secret that is mounted is one that secrets.sh makes, and every certificate has somebody.
 if command -v openssl >/dev/null; then

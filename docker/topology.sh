@@ -513,7 +513,7 @@ done
 was_taken() { [ "$(ask POST "/v1/users/$late/check-ins" -H "$everybody" -H "Idempotency-Key: $late")" = 201 ]; }
 until_true 60 "the same command under the same key" was_taken
 
-say "an operator wraps the keys anew, brings a provider's file, and forgets somebody"
+say "an operator wraps the keys anew, brings a provider's file, forgets somebody, and builds every read model anew"
 operator() {
     (with_certificate operator SKYRIFF_MASTER_KEY_FILE="$secrets/master-key" SKYRIFF_STORAGE="${storage:-file://$folder/objects}" \
         SKYRIFF_REQUIRE_STANDBY=true "$skyriff" "$@") >>"$folder/operator.log" 2>&1 || die "$1: $(cat "$folder/operator.log")"
@@ -522,6 +522,12 @@ operator keys rewrap
 printf 'order,points,status,at\n%s,100,pending,2026-01-01T12:00:00Z\n' "$(new_id)" >"$folder/recharges.csv"
 operator reconcile recharges "$folder/recharges.csv" --provider acme --from 2026-01-01 --to 2026-01-02 --operator "$(new_id)"
 operator erase "$late" --asked-by person --reference topology --operator "$(new_id)" --yes
+operator rebuild all
+user=$(new_id)
+expect 201 POST "/v1/users/$user/check-ins" -H "$everybody" -H "Idempotency-Key: $user"
+position=$(header skyriff-position)
+until_true 20 "the balance, from what was built anew" is_fresh
+operator rebuild all --drop
 
 say "the books are right"
 (with_certificate tools "$skyriff" audit verify) >"$folder/audit.log" 2>&1 || die "audit: $(cat "$folder/audit.log")"

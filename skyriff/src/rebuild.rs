@@ -3,6 +3,7 @@
 //! ```text
 //! make NAME_next ─▶ fill from position 1 ─▶ catch up ─▶ compare ─▶ switch: next becomes live, live becomes NAME_old
 //!                                                                └─▶ differences: told, and nothing is switched
+//! going back:          catch NAME_old up ─▶ switch: old becomes live, live becomes NAME_next, as it was before
 //! ```
 //!
 //! `migrations/read-models/0007_versions.sql` says where versions are and why readers do not notice a switch. Commands,
@@ -10,16 +11,21 @@
 //! next one, or the old one when it goes back, to where the live one is, the last events while projectors wait: for some
 //! milliseconds, and never longer than `FREEZE_MAX`.
 //!
-//! Interrupted anywhere, the same command goes on where it was. Each database is switched in one transaction; of several,
-//! one after the other.
+//! Interrupted anywhere, the same command goes on where it was (`stage.rs` says how it knows). Each database is switched in
+//! one transaction; of several, one after the other.
 
 mod compare;
+mod forget;
+mod freeze;
 mod moving;
+mod positions;
+mod rows;
+mod stage;
 mod version;
 
 use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use skyriff_domain::ShardId;
@@ -27,7 +33,10 @@ use skyriff_follow::{Builder, Follower, build::Limits};
 use skyriff_projections::Projection;
 use tokio::time::Instant;
 
-use self::version::{Kind, Version};
+use self::{
+    positions::Positions,
+    version::{Kind, Version},
+};
 use crate::config::{Address, DatabaseArguments, Databases};
 
 /// A version is caught up when no more events than this came while the last ones were applied.
@@ -40,8 +49,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Args)]
 #[command(group(ArgGroup::new("instead").args(["back", "drop", "status", "move_shards", "forget"])))]
 #[command(
-    after_help = "Exit codes: 0 when all is done; 1 when something failed; 2 when versions differ, and nothing was \
-    switched.\n\nThe owner's role (skyriff_owner) makes and moves tables, so the databases must let it in."
+    after_help = "Interrupted, or stopped because tables were not let go, the same command goes on where it was; all leaves out \
+    what it has switched before.\nA version that an earlier rebuild has kept is in the way of another one: --drop it first. \
+    all begins only when no read model keeps one.\n\nExit codes: 0 when all is done; 1 when something failed; 2 when versions \
+    differ, and nothing was switched.\n\nThe owner's role (skyriff_owner) makes and moves tables, and skyriff_project fills \
+    them, so the databases must let both in."
 )]
 pub struct Arguments {
     /// The read model, as in the table checkpoints; or all.
@@ -55,7 +67,8 @@ pub struct Arguments {
     /// Build, catch up and compare, and leave it at that; run again without this to go on and switch.
     #[arg(long)]
     no_switch: bool,
-    /// Make the version that is kept live again: it is caught up, and the live one is kept in its place.
+    /// Make the version that was live before live again, once it is caught up. The newer one is kept as it was before it was
+    /// live: the command without this goes on to it, and --drop throws it away.
     #[arg(long)]
     back: bool,
     /// Drop the versions that are not live: the one that is kept, and one that is being built.
@@ -68,7 +81,8 @@ pub struct Arguments {
     /// what lives there. Processes that are started with these places from then on read and feed them there.
     #[arg(long = "move", value_name = "SHARDS", value_parser = Shards::parse, requires = "from")]
     move_shards: Option<Shards>,
-    /// Delete what a database has of shards that have moved out, when no process reads or feeds them there any more.
+    /// Delete what a database has of shards that have moved out, when no process reads or feeds them there any more. Nothing
+    /// is deleted that is not where SKYRIFF_READ_MODELS says that they live.
     #[arg(long, value_name = "SHARDS", value_parser = Shards::parse, requires = "from")]
     forget: Option<Shards>,
     /// The database that shards move out of: its primary, as in SKYRIFF_READ_MODELS.
@@ -110,15 +124,20 @@ impl Shards {
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let databases = arguments.databases.clone().databases()?;
     databases.check_that_read_databases_are_named_once()?;
+    let projections = &arguments.names.0;
+    if let (Some(Shards(shards)), Some(from)) = (&arguments.forget, &arguments.from) {
+        forget::forget(&databases, projections, shards, from).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.move_shards.is_none() && !arguments.status && !arguments.drop {
+        prepare(&databases, &arguments).await?;
+    }
     let mut agree = true;
-    for projection in &arguments.names.0 {
+    for projection in projections {
         if let (Some(Shards(shards)), Some(from)) = (&arguments.move_shards, &arguments.from) {
             agree &= move_shards(&databases, *projection, shards, from, &arguments)
                 .await
                 .with_context(|| projection.name())?;
-        } else if let (Some(Shards(shards)), Some(from)) = (&arguments.forget, &arguments.from) {
-            let rows = moving::forget(&databases, *projection, shards, from).await?;
-            println!("{projection}: {rows} rows deleted");
         } else if arguments.status {
             status(&databases, *projection).await?;
         } else if arguments.drop {
@@ -149,12 +168,16 @@ async fn move_shards(
     arguments: &Arguments,
 ) -> Result<bool> {
     let arriving = moving::arriving(databases, projection, shards, from, arguments.limits())?;
-    fill(projection, &arriving.iter().map(|arriving| arriving.builder.clone()).collect::<Vec<_>>()).await?;
+    let mut to_fill = Vec::new();
+    for arriving in &arriving {
+        to_fill.push((arriving.builder.clone(), arriving.positions_there().await?));
+    }
+    fill(projection, to_fill).await?;
     let mut agree = true;
     for arriving in &arriving {
         arriving.analyze().await?;
-        catch_up(&arriving.builder).await?;
-        agree &= arriving.compare(from, arguments.patience()).await?;
+        catch_up(&arriving.builder, async || arriving.positions_there().await).await?;
+        agree &= arriving.compare(arguments.patience()).await?;
     }
     if agree {
         println!(
@@ -164,29 +187,47 @@ async fn move_shards(
     Ok(agree)
 }
 
+/// See whether it may be done at all, and leave word of what is to be done, before anything is.
+async fn prepare(databases: &Databases, arguments: &Arguments) -> Result<()> {
+    let stages = stage::look(databases, &arguments.names.0).await?;
+    if arguments.back {
+        return stage::may_go_back(&stages);
+    }
+    stage::may_build(&stages)?;
+    for stage in stages.iter().filter(|stage| !stage.is_done()) {
+        for place in &databases.read_models {
+            let mut version = Version::open(databases, place, stage.projection, Kind::Next, arguments.limits()).await?;
+            version.make().await?;
+            version.close().await?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether the versions agreed, or did not have to.
 async fn rebuild(databases: &Databases, projection: Projection, arguments: &Arguments) -> Result<bool> {
     let limits = arguments.limits();
     let kind = if arguments.back { Kind::Old } else { Kind::Next };
+    let schema = kind.schema(projection);
     let mut versions = Vec::new();
     for place in &databases.read_models {
         let mut version = Version::open(databases, place, projection, kind, limits).await?;
-        match kind {
-            Kind::Old => ensure!(
-                version.exists().await?,
-                "no version of {projection} is kept in {}: there is no way back",
-                version.database()
-            ),
-            Kind::Next => version.make().await?,
+        if !version.exists().await? {
+            println!("{projection}: done before in {}: there is no {schema} any more", version.database());
+            continue;
         }
+        version.check_that_it_is_ours().await?;
         versions.push(version);
     }
-    fill(projection, &versions.iter().map(|version| version.builder().clone()).collect::<Vec<_>>()).await?;
+    if versions.is_empty() {
+        return Ok(true);
+    }
+    fill(projection, up_to_the_heads(&mut versions).await?).await?;
     let mut agree = true;
     let patience = arguments.patience();
     for version in &mut versions {
         version.analyze().await?;
-        catch_up(version.builder()).await?;
+        catch_up(version.builder(), heads_of(version)).await?;
         // Whoever goes back knows that the versions differ, and has no time to lose.
         if arguments.back {
             continue;
@@ -200,7 +241,7 @@ async fn rebuild(databases: &Databases, projection: Projection, arguments: &Argu
         }
     }
     if arguments.no_switch {
-        println!("{projection}: the version in {} is ready, and not switched to", kind.schema(projection));
+        println!("{projection}: the version in {schema} is ready, and not switched to");
         return Ok(agree);
     }
     if !(agree || arguments.accept_differences) {
@@ -210,32 +251,56 @@ async fn rebuild(databases: &Databases, projection: Projection, arguments: &Argu
         );
         return Ok(false);
     }
+    let kept = kind.outgoing().schema(projection);
     for version in &mut versions {
-        catch_up(version.builder()).await?;
-        let waited = version.switch(patience).await?;
+        let database = version.database();
+        catch_up(version.builder(), heads_of(version)).await?;
+        let waited = version.switch(patience).await.with_context(|| {
+            format!("{database} is not switched; what is switched stays so, and the same command goes on from here")
+        })?;
         println!(
-            "{projection}: switched in {}; projectors waited {:.1} ms, queries {:.1} ms; the version before is kept in {}",
-            version.database(),
+            "{projection}: switched in {database}; projectors waited {:.1} ms, queries {:.1} ms; what was live is kept in {kept}",
             waited.projectors.as_secs_f64() * 1e3,
             waited.queries.as_secs_f64() * 1e3,
-            Kind::Old.schema(projection)
+        );
+    }
+    if arguments.back {
+        println!(
+            "{projection}: `skyriff rebuild {projection}` goes on to what is in {kept}; if that is wrong, --drop it"
         );
     }
     Ok(true)
 }
 
-/// From where the versions are to the end of the log, all databases at once.
-async fn fill(projection: Projection, builders: &[Builder<Projection>]) -> Result<()> {
+/// What there is to fill, and up to where; what was begun before is told.
+async fn up_to_the_heads(versions: &mut [Version]) -> Result<Vec<(Builder<Projection>, Positions)>> {
+    let mut to_fill = Vec::new();
+    for version in versions {
+        let (read, _) = version.read_and_size().await?;
+        if read > 0 {
+            let (projection, schema, database) = (version.projection(), version.schema(), version.database());
+            println!("{projection}: goes on with {schema} in {database}, which has read {read} events");
+        }
+        to_fill.push((version.builder().clone(), version.builder().heads().await?));
+    }
+    Ok(to_fill)
+}
+
+fn heads_of(version: &Version) -> impl AsyncFn() -> Result<Positions> {
+    async move || Ok(version.builder().heads().await?)
+}
+
+/// From where the versions are to these positions, all databases at once.
+async fn fill(projection: Projection, to_fill: Vec<(Builder<Projection>, Positions)>) -> Result<()> {
     let started = Instant::now();
+    let builders: Vec<_> = to_fill.iter().map(|(builder, _)| builder.clone()).collect();
     let mut total = 0;
     let mut tasks = tokio::task::JoinSet::new();
-    for builder in builders {
-        let builder = builder.clone();
-        let (heads, positions) = (builder.heads().await?, builder.positions().await?);
-        let sum =
-            |of: &std::collections::BTreeMap<_, skyriff_domain::Position>| of.values().map(|at| at.0).sum::<i64>();
-        total += u64::try_from(sum(&heads) - sum(&positions)).unwrap_or(0);
-        tasks.spawn(async move { builder.catch_up(&heads).await });
+    for (builder, upto) in to_fill {
+        let positions = builder.positions().await?;
+        let sum = |of: &Positions| of.values().map(|at| at.0).sum::<i64>();
+        total += u64::try_from(sum(&upto) - sum(&positions)).unwrap_or(0);
+        tasks.spawn(async move { builder.catch_up(&upto).await });
     }
     let style = "{msg} {bar:40} {human_pos}/{human_len} events, {per_sec}, {eta} left";
     let bar = ProgressBar::new(total).with_style(ProgressStyle::with_template(style)?);
@@ -259,10 +324,9 @@ async fn fill(projection: Projection, builders: &[Builder<Projection>]) -> Resul
 }
 
 /// Until few events come while the last ones are applied.
-async fn catch_up(builder: &Builder<Projection>) -> Result<()> {
+async fn catch_up(builder: &Builder<Projection>, upto: impl AsyncFn() -> Result<Positions>) -> Result<()> {
     for _ in 0..ROUNDS_MAX {
-        let heads = builder.heads().await?;
-        if builder.catch_up(&heads).await? <= NEAR {
+        if builder.catch_up(&upto().await?).await? <= NEAR {
             return Ok(());
         }
     }

@@ -10,28 +10,36 @@
 //! processes of both kinds may run side by side for as long as it takes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use skyriff_domain::{Position, ShardId};
-use skyriff_follow::{Builder, Feeder, Follower, ReadModel, TableDatabase, build::Limits};
+use anyhow::{Context, Result, anyhow, ensure};
+use skyriff_domain::ShardId;
+use skyriff_follow::{Builder, Feeder, ReadModel, TableDatabase, build::Limits};
 use skyriff_postgres::databases::{OWNER, PROJECT};
 use skyriff_projections::Projection;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::version::{FREEZE_MAX, LOCK_WAIT_MAX, NAME, live_positions, logs_of};
-use crate::config::{Address, Databases, Place};
+use super::{
+    freeze::{FREEZE_MAX, LOCK_WAIT, STANDS_NOT_STILL, hold_up_projectors, is_in_the_way, longer},
+    positions::{Positions, live_positions, positions_of},
+    rows::{Compared, Rows},
+    version::{NAME, logs_of},
+};
+use crate::config::{Address, Databases};
 
 /// Between two tries.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Some shards on their way, of one read model, into one database.
-pub struct Arriving {
-    pub projection: Projection,
+pub struct Arriving<'a> {
+    projection: Projection,
     pub builder: Builder<Projection>,
-    shards: Vec<i16>,
+    shards: Vec<ShardId>,
+    /// The same, as the tables have them.
+    numbers: Vec<i16>,
+    from: &'a Address,
     to: PgConnectOptions,
 }
 
@@ -39,13 +47,13 @@ pub struct Arriving {
 ///
 /// # Errors
 /// When that has one of the shards still in the database that it is to leave.
-pub fn arriving(
+pub fn arriving<'a>(
     databases: &Databases,
     projection: Projection,
     shards: &BTreeSet<ShardId>,
-    from: &Address,
+    from: &'a Address,
     limits: Limits,
-) -> Result<Vec<Arriving>> {
+) -> Result<Vec<Arriving<'a>>> {
     let mut arriving = Vec::new();
     for place in &databases.read_models {
         let here: Vec<_> = place.shards.iter().filter(|shard| shards.contains(shard)).copied().collect();
@@ -60,7 +68,9 @@ pub fn arriving(
         arriving.push(Arriving {
             projection,
             builder: Builder::new(projection, logs, tables, limits),
-            shards: numbers(&here)?,
+            numbers: numbers(&here)?,
+            shards: here,
+            from,
             to: place.primary.as_role(OWNER).application_name(NAME),
         });
     }
@@ -73,7 +83,7 @@ pub fn arriving(
     Ok(arriving)
 }
 
-fn stays(shards: &[ShardId]) -> String {
+pub(super) fn stays(shards: &[ShardId]) -> String {
     let shards: Vec<_> = shards.iter().map(ToString::to_string).collect();
     format!(
         "the configuration has shard {} in the database that --from names: SKYRIFF_READ_MODELS has to say where the \
@@ -82,7 +92,7 @@ fn stays(shards: &[ShardId]) -> String {
     )
 }
 
-fn is_the_same(one: &Address, other: &Address) -> bool {
+pub(super) fn is_the_same(one: &Address, other: &Address) -> bool {
     let place = |of: &Address| {
         let of = of.as_role(OWNER);
         let host = of.get_socket().map_or_else(|| of.get_host().to_owned(), |socket| socket.display().to_string());
@@ -91,11 +101,24 @@ fn is_the_same(one: &Address, other: &Address) -> bool {
     place(one) == place(other)
 }
 
-fn numbers(shards: &[ShardId]) -> Result<Vec<i16>> {
-    Ok(shards.iter().map(|shard| i16::try_from(shard.0)).collect::<Result<_, _>>()?)
+/// As the tables have them.
+pub(super) fn numbers<'a>(shards: impl IntoIterator<Item = &'a ShardId>) -> Result<Vec<i16>> {
+    Ok(shards.into_iter().map(|shard| i16::try_from(shard.0)).collect::<Result<_, _>>()?)
 }
 
-impl Arriving {
+impl Arriving<'_> {
+    /// How far the shards are where they are to leave. What arrives is filled up to there and no further: it is compared
+    /// with what is there, which a projector that has come less far than the log could otherwise never catch up with.
+    ///
+    /// # Errors
+    /// When the read model has nothing of one of them there.
+    pub async fn positions_there(&self) -> Result<Positions> {
+        let positions = self.positions(&mut owner_of(self.from).await?).await?;
+        let missing = self.shards.iter().find(|shard| !positions.contains_key(shard));
+        let Some(missing) = missing else { return Ok(positions) };
+        Err(anyhow!("the database that --from names has nothing of shard {missing}: --from is where it lives now"))
+    }
+
     /// Let the planner know of the rows.
     pub async fn analyze(&self) -> Result<()> {
         let mut owner = self.to.connect().await?;
@@ -107,63 +130,64 @@ impl Arriving {
         Ok(())
     }
 
-    /// Print whether both databases have the same rows of these shards, at the same positions.
+    /// Print whether both databases have the same rows of these shards, at the same positions, and some that differ.
     ///
     /// # Errors
     /// When the two are not at the same positions within `patience`.
-    pub async fn compare(&self, from: &Address, patience: Duration) -> Result<bool> {
-        let (mut there, mut here) = self.same_moment(from, patience).await?;
+    pub async fn compare(&self, patience: Duration) -> Result<bool> {
+        let (mut there, mut here) = self.same_moment(patience).await?;
         let (projection, database) = (self.projection, self.to.get_database().unwrap_or_default());
         let mut agree = true;
         for table in projection.tables() {
-            let of_shards = projection.of_shards(table);
-            let sums =
-                format!("SELECT count(*), sum(hashtextextended(t::text, 0))::text FROM {table} t WHERE {of_shards}");
-            let sums = || sqlx::query_as::<_, (i64, Option<String>)>(&sums).bind(&self.shards);
-            let (old, new) = (sums().fetch_one(&mut there).await?, sums().fetch_one(&mut here).await?);
-            if old == new {
-                println!("{projection}: {table} in {database} is the same: {} rows", new.0);
-            } else {
-                agree = false;
-                println!("{projection}: {table} in {database} DIFFERS: {} rows where it was, {} here", old.0, new.0);
+            let rows = Rows { table, of_shards: projection.of_shards(table), shards: &self.numbers };
+            let Compared { rows_there, rows_here, examples } = rows.compare(&mut there, &mut here).await?;
+            if examples.is_empty() {
+                println!("{projection}: {table} in {database} is the same: {rows_here} rows");
+                continue;
+            }
+            agree = false;
+            println!("{projection}: {table} in {database} DIFFERS: {rows_there} rows where it was, {rows_here} here");
+            let told = |row: Option<serde_json::Value>| row.unwrap_or_default();
+            for (there, here) in examples {
+                println!("  was  {}\n  here {}", told(there), told(here));
             }
         }
         Ok(agree)
     }
 
     /// Two transactions that see the shards at the same positions: where they were, and here.
-    async fn same_moment(&self, from: &Address, patience: Duration) -> Result<(PgConnection, PgConnection)> {
+    async fn same_moment(&self, patience: Duration) -> Result<(PgConnection, PgConnection)> {
         let end = Instant::now() + patience;
-        let mut owner = owner_of(from).await?;
+        let mut owner = owner_of(self.from).await?;
+        let mut wait = LOCK_WAIT;
         loop {
-            let (mut there, mut here) = (owner_of(from).await?, self.to.connect().await?);
+            let (mut there, mut here) = (owner_of(self.from).await?, self.to.connect().await?);
             let mut feeder = self.builder.feeder().await?;
-            let (old, new) = self.try_same_moment(&mut owner, &mut feeder, &mut there, &mut here).await?;
-            if old == new {
-                return Ok((there, here));
-            }
-            // A projector here is ahead of the one there, or the last events took too long to apply.
+            let error = match self.try_same_moment(&mut owner, wait, &mut feeder, &mut there, &mut here).await {
+                Ok(None) => return Ok((there, here)),
+                Ok(Some(apart)) => anyhow!(apart),
+                Err(error) if is_in_the_way(&error) => error,
+                Err(error) => return Err(error),
+            };
             if Instant::now() > end {
-                bail!("the shards are at {old:?} where they were, and at {new:?} where they are to be");
+                return Err(error.context(STANDS_NOT_STILL));
             }
+            wait = longer(wait);
             tokio::time::sleep(TRY_AGAIN_AFTER).await;
-            self.builder.catch_up(&self.builder.heads().await?).await?;
+            self.builder.catch_up(&self.positions_there().await?).await?;
         }
     }
 
+    /// Which shard is not at the same position, in words.
     async fn try_same_moment(
         &self,
         owner: &mut PgConnection,
+        wait: Duration,
         feeder: &mut Feeder<Projection>,
         there: &mut PgConnection,
         here: &mut PgConnection,
-    ) -> Result<(BTreeMap<ShardId, Position>, BTreeMap<ShardId, Position>)> {
-        let mut frozen = owner.begin().await?;
-        sqlx::query("SELECT set_config('lock_timeout', $1, true)")
-            .bind(format!("{}ms", LOCK_WAIT_MAX.as_millis()))
-            .execute(&mut *frozen)
-            .await?;
-        sqlx::query("LOCK TABLE checkpoints IN EXCLUSIVE MODE").execute(&mut *frozen).await?;
+    ) -> Result<Option<String>> {
+        let mut frozen = hold_up_projectors(owner, wait).await?;
         let old = self.positions(&mut frozen).await?;
         if let Ok(fed) = tokio::time::timeout(FREEZE_MAX, feeder.feed(&old)).await {
             fed?;
@@ -173,50 +197,24 @@ impl Arriving {
             sqlx::raw_sql(begin).execute(moment).await?;
         }
         frozen.rollback().await?;
-        Ok((old, self.positions(here).await?))
+        let new = self.positions(here).await?;
+        let at = |of: &Positions, shard| of.get(shard).copied().unwrap_or_default();
+        let apart = self.shards.iter().find(|shard| at(&old, shard) != at(&new, shard));
+        Ok(apart.map(|shard| {
+            let (old, new) = (at(&old, shard), at(&new, shard));
+            // A projector here is ahead of the one there, or the last events took too long to apply.
+            format!("shard {shard} is at {old} where it was, and at {new} where it is to be")
+        }))
     }
 
-    async fn positions(&self, connection: &mut PgConnection) -> Result<BTreeMap<ShardId, Position>> {
-        let mut live = live_positions(connection, self.projection).await?;
-        live.retain(|shard, _| i16::try_from(shard.0).is_ok_and(|shard| self.shards.contains(&shard)));
-        Ok(live.into_iter().map(|(shard, live)| (shard, live.position)).collect())
+    async fn positions(&self, connection: &mut PgConnection) -> Result<Positions> {
+        let mut live = positions_of(live_positions(connection, self.projection).await?);
+        live.retain(|shard, _| self.shards.contains(shard));
+        Ok(live)
     }
 }
 
-async fn owner_of(database: &Address) -> Result<PgConnection> {
+pub(super) async fn owner_of(database: &Address) -> Result<PgConnection> {
     let owner = database.as_role(OWNER).application_name(NAME);
     owner.connect().await.context("cannot reach the database that --from names, as its owner")
-}
-
-/// Delete what a database has of shards that do not live there any more; how many rows.
-///
-/// # Errors
-/// When the configuration says that one of them does.
-pub async fn forget(
-    databases: &Databases,
-    projection: Projection,
-    shards: &BTreeSet<ShardId>,
-    from: &Address,
-) -> Result<u64> {
-    let lives = |place: &&Place| is_the_same(&place.primary, from);
-    for place in databases.read_models.iter().filter(lives) {
-        let here: Vec<_> = place.shards.iter().filter(|shard| shards.contains(shard)).copied().collect();
-        ensure!(here.is_empty(), stays(&here));
-    }
-    let shards = numbers(&shards.iter().copied().collect::<Vec<_>>())?;
-    let mut owner = owner_of(from).await?;
-    let mut transaction = owner.begin().await?;
-    // First, as projectors do: one that is still at work here waits, and then finds nothing to feed.
-    sqlx::query("DELETE FROM checkpoints WHERE projection = $1 AND shard = ANY ($2)")
-        .bind(projection.name())
-        .bind(&shards)
-        .execute(&mut *transaction)
-        .await?;
-    let mut rows = 0;
-    for table in projection.tables() {
-        let delete = format!("DELETE FROM {table} WHERE {}", projection.of_shards(table));
-        rows += sqlx::query(&delete).bind(&shards).execute(&mut *transaction).await?.rows_affected();
-    }
-    transaction.commit().await?;
-    Ok(rows)
 }

@@ -1,26 +1,21 @@
 //! A version of a read model in one read database that is not the live one.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use skyriff_domain::{Position, ShardId};
+use skyriff_domain::ShardId;
 use skyriff_follow::{Builder, Follower, LogDatabase, ReadModel, TableDatabase, build::Limits};
 use skyriff_postgres::databases::{OWNER, PROJECT};
 use skyriff_projections::Projection;
 use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Transaction, postgres::PgConnectOptions};
 
+use super::{
+    freeze::{Beside, LOCK_WAIT, STANDS_NOT_STILL, freeze, is_in_the_way, longer},
+    positions::{Live, live_positions, positions_of},
+};
 use crate::config::{Databases, Place};
 
 pub(super) const NAME: &str = "skyriff rebuild";
-/// Projectors wait no longer than this for the last events to be applied; it is tried again then.
-pub(super) const FREEZE_MAX: Duration = Duration::from_millis(500);
-/// A lock is waited for so long at first, then twice as long each time. Queries that come meanwhile wait as well, so the
-/// most is less than they are given; it is more than Postgres takes to make a vacuum give way.
-const LOCK_WAIT: Duration = Duration::from_millis(100);
-pub(super) const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Whoever worked on the same before and has ended is gone from the server within this time.
 const ALONE_WITHIN: Duration = Duration::from_secs(3);
 /// Between two tries.
@@ -31,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Which version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The one that is being built.
+    /// The newer one, before it is live: being built, or gone back from.
     Next,
     /// The one that was live before.
     Old,
@@ -45,6 +40,14 @@ impl Kind {
             Self::Old => "old",
         };
         format!("{}_{suffix}", projection.name())
+    }
+
+    /// What the live one becomes when this one takes its place: going back is the reverse of a switch, in every way.
+    pub const fn outgoing(self) -> Self {
+        match self {
+            Self::Next => Self::Old,
+            Self::Old => Self::Next,
+        }
     }
 }
 
@@ -115,17 +118,10 @@ impl Version {
         Ok(schema_exists(&mut self.owner, &schema).await?)
     }
 
-    /// Empty tables, if there are none to go on with.
+    /// Empty tables, if there are none to go on with, and none that were switched to before.
     pub async fn make(&mut self) -> Result<()> {
-        let old = Kind::Old.schema(self.projection);
-        ensure!(
-            !schema_exists(&mut self.owner, &old).await?,
-            "{} still keeps the version before in {old}: once it is not needed any more, \
-             `skyriff rebuild {} --drop` makes room",
-            self.database(),
-            self.projection
-        );
-        if !self.exists().await? {
+        let switched = schema_exists(&mut self.owner, &self.kind.outgoing().schema(self.projection)).await?;
+        if !switched && !self.exists().await? {
             sqlx::query("SELECT make_version($1, $2)")
                 .bind(self.schema())
                 .bind(self.tables())
@@ -134,6 +130,27 @@ impl Version {
                 .context("cannot make the tables of the next version")?;
         }
         Ok(())
+    }
+
+    /// Whether this program may apply events to it: to tables of another version of the projection it would do so wrongly.
+    pub async fn check_that_it_is_ours(&mut self) -> Result<()> {
+        let (projection, schema, ours) = (self.projection, self.schema(), self.projection.version());
+        let other = format!("SELECT version FROM {schema}.checkpoints WHERE version <> $1 LIMIT 1");
+        let other: Option<i32> = sqlx::query_scalar(&other).bind(ours).fetch_optional(&mut self.owner).await?;
+        let Some(other) = other else { return Ok(()) };
+        let what_to_do = match self.kind {
+            Kind::Next => format!("`skyriff rebuild {projection} --drop` throws it away, to begin anew"),
+            Kind::Old => format!(
+                "only the program that fed it can bring it up to date, so run `skyriff rebuild {projection} --back` with \
+                 that one, whose projectors feed it from then on"
+            ),
+        };
+        bail!("what is in {schema} is of version {other} of {projection}, and this program has {ours}: {what_to_do}")
+    }
+
+    /// Let others work on it.
+    pub async fn close(self) -> Result<()> {
+        Ok(self.owner.close().await?)
     }
 
     fn tables(&self) -> Vec<&'static str> {
@@ -187,7 +204,7 @@ impl Version {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        self.frozen(end, async |frozen, options, _| {
+        self.frozen(Beside::Same, end, async |frozen, options, _| {
             let mut moment = options.connect().await?;
             sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT FROM checkpoints LIMIT 1")
                 .execute(&mut moment)
@@ -205,9 +222,9 @@ impl Version {
     /// When that is not possible within `patience`: queries or a maintenance job do not let the tables go, or events come
     /// faster than they are applied.
     pub async fn switch(&mut self, patience: Duration) -> Result<Waited> {
-        let (incoming, outgoing) = (self.schema(), Kind::Old.schema(self.projection));
+        let (incoming, outgoing) = (self.schema(), self.kind.outgoing().schema(self.projection));
         let (name, tables) = (self.projection.name(), self.tables());
-        self.frozen(Instant::now() + patience, async |mut frozen, _, since| {
+        self.frozen(Beside::NotBehind, Instant::now() + patience, async |mut frozen, _, since| {
             let asked_at = Instant::now();
             sqlx::query("SELECT switch_version($1, $2, $3, $4)")
                 .bind(name)
@@ -226,12 +243,13 @@ impl Version {
     /// that holds them up; again, as often as somebody is in the way.
     async fn frozen<T>(
         &mut self,
+        beside: Beside,
         end: Instant,
         act: impl AsyncFn(Transaction<'_, Postgres>, &PgConnectOptions, Instant) -> Result<T>,
     ) -> Result<T> {
         let mut wait = LOCK_WAIT;
         loop {
-            let tried = match freeze(&mut self.owner, &self.builder, self.projection, wait).await {
+            let tried = match freeze(&mut self.owner, &self.builder, self.projection, beside, wait).await {
                 Ok((frozen, since)) => act(frozen, &self.options, since).await,
                 Err(error) => Err(error),
             };
@@ -239,61 +257,20 @@ impl Version {
                 Ok(done) => return Ok(done),
                 Err(error) if Instant::now() < end && is_in_the_way(&error) => {
                     tracing::debug!(error = format!("{error:#}"), "somebody is in the way; trying again");
-                    wait = (wait * 2).min(LOCK_WAIT_MAX);
+                    wait = longer(wait);
                     tokio::time::sleep(TRY_AGAIN_AFTER).await;
                     // What came meanwhile is not for the moment in which others wait.
-                    self.builder.catch_up(&self.builder.heads().await?).await?;
+                    let upto = match beside {
+                        Beside::Same => positions_of(live_positions(&mut self.owner, self.projection).await?),
+                        Beside::NotBehind => self.builder.heads().await?,
+                    };
+                    self.builder.catch_up(&upto).await?;
                 }
-                Err(error) => {
-                    return Err(error
-                        .context("the live version does not stand still; try again, or give it longer with --wait-s"));
-                }
+                Err(error) if is_in_the_way(&error) => return Err(error.context(STANDS_NOT_STILL)),
+                Err(error) => return Err(error),
             }
         }
     }
-}
-
-/// The transaction that holds up the live version's projectors while this one is where that is, and since when.
-async fn freeze<'c>(
-    owner: &'c mut PgConnection,
-    builder: &Builder<Projection>,
-    projection: Projection,
-    wait: Duration,
-) -> Result<(Transaction<'c, Postgres>, Instant)> {
-    let mut feeder = builder.feeder().await?;
-    let mut frozen = owner.begin().await?;
-    sqlx::query("SELECT set_config('lock_timeout', $1, true)")
-        .bind(format!("{}ms", wait.as_millis()))
-        .execute(&mut *frozen)
-        .await?;
-    sqlx::query("LOCK TABLE checkpoints IN EXCLUSIVE MODE").execute(&mut *frozen).await?;
-    let since = Instant::now();
-    let live = live_positions(&mut frozen, projection).await?;
-    let live: BTreeMap<_, _> = live.into_iter().map(|(shard, Live { position, .. })| (shard, position)).collect();
-    let fed = tokio::time::timeout(FREEZE_MAX, async {
-        feeder.feed(&live).await?;
-        feeder.positions().await
-    });
-    let ours = fed.await.map_err(|_| TooFarBehind)??;
-    if let Some((shard, live)) = live.iter().find(|(shard, live)| ours.get(shard).is_none_or(|ours| ours < live)) {
-        let ours = ours.get(shard).copied().unwrap_or_default();
-        bail!("the live version has read shard {shard} up to {live}, and this one up to {ours}");
-    }
-    Ok((frozen, since))
-}
-
-/// The last events take longer to apply than projectors may be held up.
-#[derive(Debug, thiserror::Error)]
-#[error("applying the last events takes longer than projectors may wait ({FREEZE_MAX:?})")]
-struct TooFarBehind;
-
-/// Locks that others have; a deadlock with somebody who takes them in another order.
-fn is_in_the_way(error: &anyhow::Error) -> bool {
-    let code = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<sqlx::Error>())
-        .find_map(|error| error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned())));
-    error.is::<TooFarBehind>() || code.is_some_and(|code| code == "55P03" || code == "40P01")
 }
 
 /// Be the only one who works on this read model's versions, for as long as the connection lasts.
@@ -327,26 +304,4 @@ pub(super) fn logs_of(databases: &Databases, shards: &[ShardId]) -> Vec<LogDatab
         log.options = log.options.clone().application_name(NAME);
     }
     logs
-}
-
-/// How far the live version has come with a shard, and why it stands still there if it does.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Live {
-    pub(super) position: Position,
-    stopped: Option<String>,
-}
-
-pub(super) async fn live_positions(
-    connection: &mut PgConnection,
-    projection: Projection,
-) -> sqlx::Result<BTreeMap<ShardId, Live>> {
-    let rows: Vec<(i16, i64, Option<String>)> =
-        sqlx::query_as("SELECT shard, position, stopped FROM public.checkpoints WHERE projection = $1")
-            .bind(projection.name())
-            .fetch_all(connection)
-            .await?;
-    let of = |(shard, position, stopped): (i16, i64, Option<String>)| {
-        (ShardId(u16::try_from(shard).unwrap_or_default()), Live { position: Position(position), stopped })
-    };
-    Ok(rows.into_iter().map(of).collect())
 }
