@@ -19,9 +19,9 @@
 //!
 //! The topic is trusted no more than the checkpoint: when it ends before it (it was made anew, or a broker has lost what it
 //! acknowledged), sending starts from where the topic ends. Nor is the log: when the topic has what the log has not, the
-//! log has lost events, and the shard stands still ([`starts`]).
+//! log has lost events, and the shard stands still (`relay/starts.rs`).
 //!
-//! A shard also stands still before an event that the brokers refuse ([`refusals`]), and a relay that does not reach them
+//! A shard also stands still before an event that the brokers refuse (`relay/refusals.rs`), and a relay that does not reach them
 //! holds no locks.
 
 mod lag;
