@@ -9,6 +9,7 @@ mod config;
 mod demo;
 mod dev;
 mod erase;
+mod group;
 mod keys;
 mod ledger_watch;
 mod master_key;

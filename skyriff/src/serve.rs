@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use axum::serve::ListenerExt;
 use clap::{Args, ValueEnum};
 use skyriff_edge::{Tokens, request};
-use skyriff_follow::{Follower, Followers};
+use skyriff_follow::{Follower, Followers, LogDatabase};
 use skyriff_kafka::{KafkaSource, Relay, topic};
 use skyriff_postgres::databases;
 use skyriff_projections::Projection;
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, Served},
     config::{DatabaseArguments, Databases, KafkaArguments, PolicyArguments, VideoQueueArguments},
-    erase,
+    erase, group,
     ledger_watch::LedgerWatch,
     master_key::{self, MasterKeyArguments},
     outputs::{LinkArguments, Stored},
@@ -485,15 +485,17 @@ async fn projector(databases: &Databases, streams: &Streams) -> Result<Followers
         EventsFrom::Kafka => {
             let settings = streams.kafka.settings()?;
             check_topic(&settings, databases).await?;
-            Followers::start_from(&Projection::ALL, PROJECTOR, &places, |projection, shards| {
-                // A group for each read model, version and database: each reads the whole of its shards by itself.
-                let first = shards.first().map_or(0, |shard| shard.0);
-                let (name, version) = (projection.name(), projection.version());
-                let group = format!("{}.{name}.v{version}.from-shard-{first}", streams.kafka.group());
-                KafkaSource::start(&settings, group, shards)
+            let logs: Vec<_> = databases.to_follow().into_iter().map(as_projector).collect();
+            Followers::start_from(&Projection::ALL, PROJECTOR, &places, |projection, tables| {
+                let group = group::name(streams.kafka.group(), projection.name(), projection.version(), tables);
+                KafkaSource::start(&settings, group, &tables.shards, &logs)
             })
         }
     })
+}
+
+fn as_projector(log: LogDatabase) -> LogDatabase {
+    LogDatabase { options: log.options.application_name(PROJECTOR), ..log }
 }
 
 async fn relay(databases: &Databases, kafka: &KafkaArguments) -> Result<Relay> {
@@ -506,8 +508,8 @@ async fn relay(databases: &Databases, kafka: &KafkaArguments) -> Result<Relay> {
 async fn check_topic(settings: &skyriff_kafka::Settings, databases: &Databases) -> Result<()> {
     match topic::check(settings, databases.shard_count).await {
         Ok(_) => Ok(()),
-        Err(error @ topic::TopicError::PartitionCount { .. }) => Err(error.into()),
-        Err(error @ topic::TopicError::Kafka(_)) => {
+        Err(error) if error.is_about_the_topic() => Err(error.into()),
+        Err(error) => {
             tracing::warn!(
                 error = format!("{:#}", anyhow!(error)),
                 "Kafka is not reached; going on without it until it is"

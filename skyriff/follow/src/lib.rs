@@ -8,6 +8,7 @@
 pub mod build;
 pub mod checkpoints;
 pub mod follower;
+pub mod lag;
 pub mod log;
 pub mod runner;
 pub mod source;
@@ -15,6 +16,7 @@ pub mod source;
 pub use build::{BuildError, Builder, Feeder, ReadModel};
 pub use checkpoints::OpenError;
 pub use follower::{ApplyError, Batch, Follower};
+pub use lag::Lag;
 pub use log::{LogError, ShardEvents};
 pub use runner::{Followers, LogDatabase, TableDatabase};
 pub use source::{Behind, Source};

@@ -23,7 +23,7 @@ use crate::{
     checkpoints::{self, OpenError, number},
     follower::{ApplyError, Follower},
     log::{self, LogError, ShardEvents},
-    source::{LogSource, Source},
+    source::{Behind, LogSource, Source},
 };
 
 /// Events of one shard in one batch.
@@ -36,9 +36,9 @@ const STEP_MAX: Duration = Duration::from_secs(60);
 const BACK_OFF: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
-/// Events that the source has and the tables have not, by `follower` and `shard`.
+/// Events that the log has and the tables have not, by `follower` and `shard`; NaN while that is not known.
 const LAG_EVENTS: &str = "skyriff_follower_lag_events";
-/// Seconds since the oldest event that is not applied yet was recorded; 0 when there is none.
+/// Seconds since the oldest event that is not applied yet was recorded; 0 when there is none, NaN while that is not known.
 const LAG_SECONDS: &str = "skyriff_follower_lag_seconds";
 /// 1 while a shard stands still before an event that cannot be applied.
 const STOPPED: &str = "skyriff_follower_stopped";
@@ -112,13 +112,13 @@ impl Followers {
         followers: &[F],
         program: &'static str,
         places: &[TableDatabase],
-        source: impl Fn(F, &[ShardId]) -> S,
+        source: impl Fn(F, &TableDatabase) -> S,
     ) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = Vec::new();
         for tables in places {
             for follower in followers.iter().copied() {
-                let source = source(follower, &tables.shards);
+                let source = source(follower, tables);
                 let options = tables.options.clone().application_name(program);
                 let runner = Runner { follower, shards: tables.shards.clone(), tables: options };
                 tasks.push(tokio::spawn(runner.run(source, stop.clone())));
@@ -193,6 +193,7 @@ impl<F: Follower> Runner<F> {
                 Err(error) => {
                     source.reset();
                     tables = None;
+                    self.show_lag(&BTreeMap::new());
                     back_off = (back_off * 2).min(BACK_OFF_MAX);
                     tracing::warn!(
                         follower = self.follower.name(),
@@ -370,20 +371,24 @@ impl<F: Follower> Runner<F> {
         Ok(())
     }
 
-    /// How far behind each shard is.
+    /// How far behind each shard is, whoever follows it at the moment.
     async fn report<S: Source>(&self, source: &mut S, tables: &mut PgConnection) -> Result<(), RunError> {
         let checkpoints = self.checkpoints(tables).await?;
-        for (shard, behind) in source.behind(&checkpoints).await? {
-            self.gauge(LAG_EVENTS, shard).set(i32::try_from(behind.events).map_or(f64::from(i32::MAX), f64::from));
-            let oldest = behind.oldest_recorded_at.filter(|_| behind.events > 0);
-            let age = oldest.map_or(0, |recorded_at| (Utc::now() - recorded_at).num_seconds());
-            self.gauge(LAG_SECONDS, shard).set(i32::try_from(age).map_or(f64::from(i32::MAX), f64::from));
-        }
-        for shard in self.shards.iter().filter(|shard| !source.has(**shard)) {
-            self.gauge(LAG_EVENTS, *shard).set(0.0);
-            self.gauge(LAG_SECONDS, *shard).set(0.0);
-        }
+        self.show_lag(&source.behind(&checkpoints).await?);
         Ok(())
+    }
+
+    /// What is not known is not zero: that would say that all is well.
+    fn show_lag(&self, behind: &BTreeMap<ShardId, Behind>) {
+        for shard in &self.shards {
+            let (events, seconds) = behind.get(shard).map_or((f64::NAN, f64::NAN), |behind| {
+                let oldest = behind.oldest_recorded_at.filter(|_| behind.events > 0);
+                let age = oldest.map_or(0, |recorded_at| (Utc::now() - recorded_at).num_seconds());
+                (float(behind.events), float(age))
+            });
+            self.gauge(LAG_EVENTS, *shard).set(events);
+            self.gauge(LAG_SECONDS, *shard).set(seconds);
+        }
     }
 
     fn gauge(&self, name: &'static str, shard: ShardId) -> ::metrics::Gauge {
@@ -411,6 +416,10 @@ pub(crate) fn is_about_the_connection(error: &sqlx::Error) -> bool {
         Some(code) => ["57", "55", "40", "53", "08", "25"].iter().any(|class| code.starts_with(class)),
         None => !matches!(error, sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }),
     }
+}
+
+fn float(number: i64) -> f64 {
+    i32::try_from(number).map_or(f64::from(i32::MAX), f64::from)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

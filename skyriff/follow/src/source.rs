@@ -9,12 +9,12 @@ use tokio::sync::Notify;
 
 use crate::log::{self, LogError, ShardEvents};
 
-/// How far the tables are behind the source.
+/// How far the tables are behind the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Behind {
-    /// Events that the source has and the tables have not.
+    /// Events that the log has and the tables have not.
     pub events: i64,
-    /// When the oldest of them was recorded; none when there is none, or when it is not known yet.
+    /// When the oldest of them was recorded; none when there is none.
     pub oldest_recorded_at: Option<DateTime<Utc>>,
 }
 
@@ -32,7 +32,7 @@ pub trait Source: Send + 'static {
         limit: u16,
     ) -> impl Future<Output = Result<BTreeMap<ShardId, ShardEvents>, LogError>> + Send;
 
-    /// How far shards at these positions are behind.
+    /// How far shards at these positions are behind the log; those of which that is not known are left out.
     ///
     /// # Errors
     /// As [`Source::read_after`].

@@ -9,11 +9,11 @@ use skyriff_kafka::schema;
 fn main() -> Result<ExitCode> {
     let folder = PathBuf::from(env::args_os().nth(1).context("usage: schemas FOLDER")?);
     let mut broken = Vec::new();
-    for (path, schema) in schema::files() {
-        let path = folder.join(path);
+    for (name, schema) in schema::files() {
+        let path = folder.join(&name);
         if let Ok(before) = fs::read_to_string(&path) {
-            let breaks = schema::breaks(&serde_json::from_str(&before)?, &schema);
-            if path.parent().is_some_and(|parent| parent.ends_with("events")) && !breaks.is_empty() {
+            let breaks = schema::breaks_in(&name, &serde_json::from_str(&before)?, &schema);
+            if !breaks.is_empty() {
                 broken.push(format!("{}: {}", path.display(), breaks.join("; ")));
                 continue;
             }

@@ -68,6 +68,22 @@ pub struct StoredEvent {
     pub recorded_at: DateTime<Utc>,
 }
 
+/// Which event it is: what two different events never have in common, and one event always has, in the log and in the
+/// topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Where the log has it.
+    pub at: LogPosition,
+    /// The stream.
+    pub stream: String,
+    /// The CloudEvents type.
+    pub kind: String,
+    /// Which of the stream's events.
+    pub sequence: i64,
+    /// When the log recorded it.
+    pub recorded_at: DateTime<Utc>,
+}
+
 /// What of the metadata others may see.
 #[derive(Default, Deserialize)]
 struct Shown {
@@ -81,6 +97,18 @@ impl StoredEvent {
     /// The stream.
     pub fn key(&self) -> String {
         format!("{}/{}", self.aggregate_type, self.aggregate_id)
+    }
+
+    /// Which event it is.
+    pub fn identity(&self) -> Identity {
+        let shard = ShardId(u16::try_from(self.shard).unwrap_or_default());
+        Identity {
+            at: LogPosition { shard, position: Position(self.position) },
+            stream: self.key(),
+            kind: type_of(&self.aggregate_type, &self.event_type, &self.event_version),
+            sequence: self.sequence,
+            recorded_at: self.recorded_at,
+        }
     }
 
     /// The CloudEvents attributes.
@@ -138,6 +166,18 @@ pub fn position(message: &impl Message) -> Result<LogPosition, LogError> {
         return Err(read.malformed(format!("it is in partition {} and says shard {shard}", read.shard)));
     }
     Ok(LogPosition { shard: read.shard, position: Position(position) })
+}
+
+/// Which event a message has.
+///
+/// # Errors
+/// [`LogError::Malformed`] when the message does not say.
+pub fn identity(message: &impl Message) -> Result<Identity, LogError> {
+    let at = position(message)?;
+    let read = Read::of(message)?;
+    let (stream, kind) = (read.text("subject")?.to_owned(), read.text("type")?.to_owned());
+    let (sequence, recorded_at) = (read.number("streamsequence")?, read.time("recordedtime")?);
+    Ok(Identity { at, stream, kind, sequence, recorded_at })
 }
 
 /// The event of a message.

@@ -9,7 +9,11 @@ use rdkafka::{
 };
 use skyriff_domain::{Position, ShardId};
 
-use crate::{context::Logged, message, settings::Settings};
+use crate::{
+    context::Logged,
+    message::{self, Identity},
+    settings::Settings,
+};
 
 /// How long one look may take.
 const LOOK_MAX: Duration = Duration::from_secs(5);
@@ -47,8 +51,8 @@ impl Probe {
         self.consumer.fetch_watermarks(&self.topic, i32::from(shard.0), LOOK_MAX)
     }
 
-    /// The position of the first message at an offset or after; none when there is none.
-    pub(crate) fn position_at(&self, shard: ShardId, offset: i64) -> KafkaResult<Option<Position>> {
+    /// The event of the first message at an offset or after; none when there is none.
+    fn event_at(&self, shard: ShardId, offset: i64) -> KafkaResult<Option<Identity>> {
         let mut place = TopicPartitionList::new();
         place.add_partition_offset(&self.topic, i32::from(shard.0), Offset::Offset(offset))?;
         self.consumer.assign(&place)?;
@@ -57,7 +61,7 @@ impl Probe {
             let left = end.saturating_duration_since(Instant::now());
             match self.consumer.poll(left) {
                 // What is not one of our messages is for whoever follows to stop at.
-                Some(Ok(message)) => break Ok(message::position(&message).ok().map(|at| at.position)),
+                Some(Ok(message)) => break Ok(message::identity(&message).ok()),
                 Some(Err(KafkaError::PartitionEOF(_))) => break Ok(None),
                 Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown))) | None
                     if left.is_zero() =>
@@ -72,9 +76,13 @@ impl Probe {
         found
     }
 
-    /// The position of the last message that the partition has; none when it has none.
-    pub(crate) fn last(&self, shard: ShardId, (first, end): Extent) -> KafkaResult<Option<Position>> {
-        if first == end { Ok(None) } else { self.position_at(shard, end - 1) }
+    fn position_at(&self, shard: ShardId, offset: i64) -> KafkaResult<Option<Position>> {
+        Ok(self.event_at(shard, offset)?.map(|event| event.at.position))
+    }
+
+    /// The event of the last message that the partition has; none when it has none.
+    pub(crate) fn last(&self, shard: ShardId, (first, end): Extent) -> KafkaResult<Option<Identity>> {
+        if first == end { Ok(None) } else { self.event_at(shard, end - 1) }
     }
 
     /// Where to start reading what comes after a position: never too late, seldom much too early, with few looks.

@@ -1,7 +1,7 @@
 //! What others need to read the topic: a JSON Schema for each type and version of event, and an AsyncAPI document.
 //!
 //! They are made from the types that write the events, and checked in below `schemas/`; a test compares the two. What
-//! was published is kept: a change that would break a reader is a new version of the event, see [`breaks`].
+//! was published is kept: a change that would break a reader is a new version of the event, see [`breaks_in`].
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,8 @@ use crate::{message::type_of, settings::TOPIC};
 /// How utoipa refers to a definition, and how a file that stands alone does.
 const COMPONENTS: &str = "#/components/schemas/";
 const DEFINITIONS: &str = "#/$defs/";
+/// The topic and what all messages have in common.
+const ASYNCAPI: &str = "asyncapi.json";
 /// What only explains.
 const ANNOTATIONS: [&str; 5] = ["title", "description", "examples", "$defs", "$id"];
 
@@ -27,7 +29,7 @@ pub fn files() -> BTreeMap<String, Value> {
             types.push(name);
         }
     }
-    files.insert("asyncapi.json".to_owned(), asyncapi(&types));
+    files.insert(ASYNCAPI.to_owned(), asyncapi(&types));
     files
 }
 
@@ -98,6 +100,21 @@ fn references(schema: &Value) -> Vec<String> {
         Value::Array(items) => items.iter().flat_map(references).collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
     }
+}
+
+/// What of a published file below `schemas/` a reader may rely on, and no longer could, by its path there.
+pub fn breaks_in(path: &str, before: &Value, now: &Value) -> Vec<String> {
+    if path != ASYNCAPI {
+        return breaks(before, now);
+    }
+    // The rest of it explains, or is made of the other files.
+    let headers = |document: &Value| document["components"]["schemas"]["headers"].clone();
+    let messages =
+        |document: &Value| document["channels"]["events"]["messages"].as_object().cloned().unwrap_or_default();
+    let still = messages(now);
+    let gone = messages(before).into_iter().map(|(name, _)| name).filter(|name| !still.contains_key(name));
+    let gone = gone.map(|name| format!("{name} is gone"));
+    breaks(&headers(before), &headers(now)).into_iter().map(|broken| format!("headers: {broken}")).chain(gone).collect()
 }
 
 /// What of a published schema a reader may rely on, and no longer could: none when a change is safe.

@@ -8,6 +8,9 @@
 //! found by position, with the committed offset as a hint, so it does not matter what became of the offsets. An event
 //! stays in the buffer until the checkpoint has passed it; a full buffer pauses its partition. What the checkpoint has
 //! passed is dropped, whether it comes for the first time or again; what comes too early is a gap, and stops the shard.
+//!
+//! How far behind the tables are is asked of the log itself: a topic that nobody fills, and a broker that is away, look
+//! from here as if there were nothing to do.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,14 +20,14 @@ use std::{
 
 use metrics::gauge;
 use rdkafka::{
-    ClientContext, Message, Offset, Statistics, TopicPartitionList,
+    ClientContext, Message, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, KafkaResult},
     message::BorrowedMessage,
 };
 use skyriff_domain::{LogPosition, Position, RecordedEvent, ShardId};
-use skyriff_follow::{Behind, LogError, ShardEvents, Source};
+use skyriff_follow::{Behind, Lag, LogDatabase, LogError, ShardEvents, Source};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -41,9 +44,8 @@ const START_EARLIER: i64 = 2 * IN_FLIGHT_MAX;
 const POLL_MAX: Duration = Duration::from_millis(100);
 /// How often the thread looks for shards to go on with.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How often offsets are committed, and the cluster's own figures are taken.
+/// How often offsets are committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
-const FIGURES_EVERY_MS: &str = "1000";
 /// A member that says nothing for so long, in milliseconds, loses its shards to the others.
 const SESSION_MAX_MS: &str = "10000";
 /// What a consumer fetches ahead of the buffers, in KiB.
@@ -59,11 +61,13 @@ const SHARDS: &str = "skyriff_kafka_shards";
 pub struct KafkaSource {
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
+    lag: Lag,
 }
 
 impl KafkaSource {
-    /// Join `group` and follow what it gives of these shards.
-    pub fn start(settings: &Settings, group: String, shards: &[ShardId]) -> Self {
+    /// Join `group` and follow what it gives of these shards. Whoever is in the group must follow these and no others: it
+    /// gives each partition to one member, whether that member wants it or not. The log is only asked how far it is.
+    pub fn start(settings: &Settings, group: String, shards: &[ShardId], logs: &[LogDatabase]) -> Self {
         let shared = Arc::new(Shared {
             settings: settings.clone(),
             group,
@@ -73,7 +77,7 @@ impl KafkaSource {
             stop: CancellationToken::new(),
         });
         let thread = thread(&shared);
-        Self { shared, thread }
+        Self { shared, thread, lag: Lag::new(logs) }
     }
 }
 
@@ -112,9 +116,7 @@ impl Source for KafkaSource {
     }
 
     async fn behind(&mut self, after: &BTreeMap<ShardId, Position>) -> Result<BTreeMap<ShardId, Behind>, LogError> {
-        let state = self.shared.state();
-        let of = |(shard, after): (&ShardId, &Position)| Some((*shard, state.feeds.get(shard)?.behind(*after)));
-        Ok(after.iter().filter_map(of).collect())
+        Ok(self.lag.behind(after).await)
     }
 
     async fn more(&mut self) {
@@ -146,7 +148,7 @@ impl Source for KafkaSource {
 struct Shared {
     settings: Settings,
     group: String,
-    /// What the tables hold; the group may give others as well, which are then left alone.
+    /// What the tables hold; the group gives others as well, which are left alone.
     shards: Vec<ShardId>,
     state: Mutex<State>,
     more: Notify,
@@ -167,12 +169,8 @@ struct Feed {
     buffer: VecDeque<Arrived>,
     /// The highest position that was dropped: what comes after it is in the buffer or still to come.
     floor: Position,
-    /// After the last message that came.
-    next_offset: i64,
     /// After the last message that was dropped, when it was not committed yet.
     done_offset: Option<i64>,
-    /// Where the partition ends, as far as known.
-    end_offset: i64,
     paused: bool,
 }
 
@@ -244,17 +242,6 @@ impl Feed {
         }
         read
     }
-
-    fn behind(&self, after: Position) -> Behind {
-        let ahead: Vec<_> = self.buffer.iter().filter_map(|arrived| arrived.event.as_ref().ok()).collect();
-        let oldest = ahead.iter().find(|event| event.at.position > after);
-        let newest = ahead.iter().map(|event| event.at.position).max().unwrap_or(after);
-        let to_come = (self.end_offset - self.next_offset).max(0);
-        Behind {
-            events: (newest.0 - after.0).max(0) + to_come,
-            oldest_recorded_at: oldest.map(|event| event.recorded_at),
-        }
-    }
 }
 
 impl Shared {
@@ -273,9 +260,8 @@ impl Shared {
         let mut state = self.state();
         let done = state.checkpoints.get(&shard).copied().unwrap_or_default();
         let Some(feed) = state.feeds.get_mut(&shard) else { return false };
-        feed.next_offset = message.offset() + 1;
         if feed.buffer.is_empty() && arrived.position().is_some_and(|position| position <= done.min(feed.floor)) {
-            feed.done_offset = Some(feed.next_offset);
+            feed.done_offset = Some(message.offset() + 1);
             return false;
         }
         feed.buffer.push_back(arrived);
@@ -283,36 +269,47 @@ impl Shared {
         feed.paused
     }
 
-    /// Where to start in those of the given partitions that are followed here. Blocks; from the beginning when it cannot
-    /// be found out, which is always right.
+    /// Where to start in those of the given partitions that are followed here: from the beginning when it cannot be found
+    /// out, which is always right. Blocks, and nothing else of the consumer goes on meanwhile: so the first look that
+    /// fails is the last one, and there is none after we were told to stop.
     fn starts(
         &self,
         given: &TopicPartitionList,
         committed: &TopicPartitionList,
     ) -> BTreeMap<ShardId, (Offset, Position)> {
-        let probe = Probe::new(&self.settings);
+        let mut probe = Probe::new(&self.settings);
         let checkpoints = self.state().checkpoints.clone();
         let mut starts = BTreeMap::new();
+        let mut not_found = Vec::new();
         for partition in given.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition) {
             let shard = shard_of_partition(partition);
             if !self.shards.contains(&shard) {
                 continue;
             }
             let checkpoint = checkpoints.get(&shard).copied().unwrap_or_default();
-            let hint = committed.find_partition(&self.settings.topic, partition);
-            let hint = hint.and_then(|found| found.offset().to_raw()).filter(|offset| *offset >= 0);
-            let found = probe.as_ref().map_err(Clone::clone).and_then(|probe| {
-                if checkpoint == Position::default() { Ok(0) } else { probe.offset_after(shard, checkpoint, hint) }
-            });
-            let start = match found {
+            let start = match &probe {
+                _ if checkpoint == Position::default() || self.stop.is_cancelled() => Ok(0),
+                Ok(probe) => {
+                    let hint = committed.find_partition(&self.settings.topic, partition);
+                    let hint = hint.and_then(|found| found.offset().to_raw()).filter(|offset| *offset >= 0);
+                    probe.offset_after(shard, checkpoint, hint)
+                }
+                Err(error) => Err(error.clone()),
+            };
+            let start = match start {
                 Ok(offset) if offset > START_EARLIER => Offset::Offset(offset - START_EARLIER),
                 Ok(_) => Offset::Beginning,
                 Err(error) => {
-                    tracing::warn!(%shard, %error, "cannot find where to go on in the topic; reading from its beginning");
+                    not_found.push(shard);
+                    probe = Err(error);
                     Offset::Beginning
                 }
             };
             starts.insert(shard, (start, checkpoint));
+        }
+        if let Err(error) = probe {
+            let shards = not_found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            tracing::warn!(shards, %error, "cannot find where to go on in the topic; reading from its beginning");
         }
         starts
     }
@@ -340,7 +337,6 @@ fn consume(shared: &Arc<Shared>) -> KafkaResult<()> {
         .set("partition.assignment.strategy", "roundrobin")
         .set("session.timeout.ms", SESSION_MAX_MS)
         .set("heartbeat.interval.ms", "1000")
-        .set("statistics.interval.ms", FIGURES_EVERY_MS)
         .set("fetch.wait.max.ms", "100")
         .set("queued.max.messages.kbytes", FETCHED_MAX_KIB);
     let consumer: BaseConsumer<Member> = config.create_with_context(Member(Arc::clone(shared)))?;
@@ -435,16 +431,6 @@ impl ClientContext for Member {
     fn error(&self, error: KafkaError, reason: &str) {
         context::warn(&error, reason);
     }
-
-    fn stats(&self, statistics: Statistics) {
-        let Some(topic) = statistics.topics.get(&self.0.settings.topic) else { return };
-        let mut state = self.0.state();
-        for (partition, figures) in &topic.partitions {
-            if let Some(feed) = state.feeds.get_mut(&shard_of_partition(*partition)) {
-                feed.end_offset = figures.hi_offset;
-            }
-        }
-    }
 }
 
 impl ConsumerContext for Member {
@@ -485,7 +471,7 @@ impl ConsumerContext for Member {
             let given = given.elements();
             let others = given.iter().map(|partition| shard_of_partition(partition.partition()));
             let others = others.filter(|shard| !self.0.shards.contains(shard));
-            // They belong to tables elsewhere, which another group follows.
+            // They belong to tables elsewhere, which another group follows; nobody in this one wants them.
             if let Err(error) = list(&self.0, others).and_then(|others| consumer.pause(&others)) {
                 tracing::warn!(%error, "partitions that are not needed are fetched all the same");
             }

@@ -3,5 +3,8 @@
 //! Each test has a broker of its own, or a topic of its own in the cluster that `KAFKA_BROKERS` names.
 
 mod feed;
+mod gate;
+mod outages;
 mod projectors;
 mod relay;
+mod schemas;

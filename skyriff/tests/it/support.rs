@@ -5,6 +5,7 @@ mod api;
 mod books;
 mod folder;
 mod process;
+pub mod schema;
 mod topic;
 
 use std::time::{Duration, Instant};

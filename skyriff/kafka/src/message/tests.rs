@@ -57,6 +57,22 @@ fn a_message_keeps_its_shape() {
 }
 
 #[test]
+fn a_message_says_which_event_it_is() {
+    let event = stored();
+    let identity = identity(&message(&event, event.headers("/skyriff"))).unwrap();
+    assert_eq!(identity, event.identity());
+    for other in [
+        StoredEvent { recorded_at: event.occurred_at, ..event.clone() },
+        StoredEvent { aggregate_id: "00000000-0000-0000-0000-000000000002".to_owned(), ..event.clone() },
+        StoredEvent { sequence: 8, ..event.clone() },
+        StoredEvent { position: 43, ..event.clone() },
+        StoredEvent { event_type: "spent".to_owned(), ..event.clone() },
+    ] {
+        assert_ne!(identity, other.identity());
+    }
+}
+
+#[test]
 fn what_is_sent_is_read_back_as_the_log_has_it() {
     let event = stored();
     let read = decode(&message(&event, event.headers("/elsewhere"))).unwrap();

@@ -17,13 +17,13 @@ fn checked_in() -> BTreeMap<String, Value> {
 #[test]
 fn what_was_published_holds_and_is_up_to_date() {
     let (published, now) = (checked_in(), files());
-    for (path, before) in published.iter().filter(|(path, _)| path.starts_with("events/")) {
+    for (path, before) in &published {
         let Some(now) = now.get(path) else {
             panic!(
                 "{path} was published, and there is no such event any more: events are kept for ever, and so is what reads them"
             );
         };
-        let broken = breaks(before, now);
+        let broken = breaks_in(path, before, now);
         assert!(
             broken.is_empty(),
             "{path} would break its readers: {broken:?}\nundo the change, or make it a new version of the event with an upcaster"
@@ -89,6 +89,47 @@ fn a_change_that_breaks_readers_is_seen() {
         let (parent, name) = place.rsplit_once('/').unwrap();
         now.pointer_mut(parent).unwrap().as_object_mut().unwrap().insert(name.to_owned(), value);
         let broken = breaks(&before, &now);
+        match expected {
+            None => assert!(broken.is_empty(), "{place}: {broken:?}"),
+            Some(why) => assert!(broken.iter().any(|said| said.contains(why)), "{place}: {broken:?}"),
+        }
+    }
+}
+
+#[test]
+fn headers_and_types_are_relied_upon_as_well() {
+    let before = files().remove(ASYNCAPI).unwrap();
+    let headers = "/components/schemas/headers";
+    type Change = fn(&mut Map<String, Value>);
+    let table: [(&str, Change, Option<&str>); 6] = [
+        ("/info", |info| drop(info.insert("title".to_owned(), json!("Events"))), None),
+        (headers, |headers| headers["properties"]["ce_new"] = json!({ "type": "string" }), None),
+        (
+            headers,
+            |headers| drop(headers["properties"].as_object_mut().unwrap().remove("ce_shard")),
+            Some("headers: /ce_shard is gone"),
+        ),
+        (
+            headers,
+            |headers| headers["required"].as_array_mut().unwrap().retain(|name| name != "ce_shard"),
+            Some("headers: /ce_shard may be missing"),
+        ),
+        (
+            headers,
+            |headers| headers["properties"]["ce_position"]["pattern"] = json!("^[0-9a-f]+$"),
+            Some("headers: /ce_position/pattern"),
+        ),
+        (
+            "/channels/events/messages",
+            |messages| drop(messages.remove("skyriff.points_account.spent.v1")),
+            Some("skyriff.points_account.spent.v1 is gone"),
+        ),
+    ];
+    for (place, change, expected) in table {
+        let mut now = before.clone();
+        change(now.pointer_mut(place).unwrap().as_object_mut().unwrap());
+        assert_ne!(before, now, "{place}");
+        let broken = breaks_in(ASYNCAPI, &before, &now);
         match expected {
             None => assert!(broken.is_empty(), "{place}: {broken:?}"),
             Some(why) => assert!(broken.iter().any(|said| said.contains(why)), "{place}: {broken:?}"),

@@ -21,8 +21,7 @@ fn feed(positions: &[Option<i64>]) -> Feed {
         offset,
         event: position.map_or_else(rejected, |position| Ok(event(position))),
     };
-    let next_offset = 100 + i64::try_from(positions.len()).unwrap();
-    Feed { buffer: (100..).zip(positions).map(arrived).collect(), next_offset, ..Feed::default() }
+    Feed { buffer: (100..).zip(positions).map(arrived).collect(), ..Feed::default() }
 }
 
 /// What came, after which position, what is read, and what it stops at.
@@ -70,12 +69,38 @@ fn what_is_read_stays_until_it_is_done_and_is_then_committed() {
     assert_eq!((feed.buffer.len(), feed.done_offset), (1, Some(102)));
 }
 
+/// Of all sixteen shards, each some way into the topic, on a cluster that nobody reaches.
+fn out_of_reach() -> Shared {
+    // A port that was free a moment ago, and that nobody listens on.
+    let nobody = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let shards: Vec<_> = (0..16).map(ShardId).collect();
+    let checkpoints = shards.iter().map(|shard| (*shard, Position(5_000))).collect();
+    Shared {
+        settings: Settings::new(&nobody.to_string()),
+        group: "group".to_owned(),
+        shards,
+        state: Mutex::new(State { checkpoints, feeds: BTreeMap::new() }),
+        more: Notify::new(),
+        stop: CancellationToken::new(),
+    }
+}
+
 #[test]
-fn how_far_behind_counts_what_waits_and_what_is_still_to_come() {
-    let mut feed = feed(&[Some(8), Some(9), Some(10)]);
-    feed.end_offset = feed.next_offset + 5;
-    let behind = feed.behind(Position(8));
-    assert_eq!(behind, Behind { events: 7, oldest_recorded_at: Some(event(9).recorded_at) });
-    feed.end_offset = 0;
-    assert_eq!(feed.behind(Position(10)), Behind::default());
+fn without_a_broker_the_search_for_where_to_go_on_ends_with_its_first_failure_and_at_once_when_told_to_stop() {
+    let shared = out_of_reach();
+    let all = list(&shared, shared.shards.iter().copied()).unwrap();
+    let beginnings = |starts: BTreeMap<ShardId, (Offset, Position)>| {
+        assert!(starts.values().all(|start| *start == (Offset::Beginning, Position(5_000))), "{starts:?}");
+        starts.len()
+    };
+    let started = std::time::Instant::now();
+    assert_eq!(beginnings(shared.starts(&all, &TopicPartitionList::new())), 16);
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(12), "{took:?}: as long as one look or two, not as sixteen");
+
+    shared.stop.cancel();
+    let started = std::time::Instant::now();
+    assert_eq!(beginnings(shared.starts(&all, &TopicPartitionList::new())), 16);
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
 }

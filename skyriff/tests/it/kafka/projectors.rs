@@ -20,8 +20,8 @@ use sqlx::{Executor, PgConnection};
 use super::feed::{Feed, give, service};
 use crate::support::{Api, Folder, LIMIT, Process, eventually};
 
-const COMMANDS_AND_QUERIES: [&str; 2] = ["--roles", "command,query"];
-const FROM_KAFKA: [&str; 2] = ["--from", "kafka"];
+pub(super) const COMMANDS_AND_QUERIES: [&str; 2] = ["--roles", "command,query"];
+pub(super) const FROM_KAFKA: [&str; 2] = ["--from", "kafka"];
 const READS: [&str; 2] = ["skyriff_reads_0", "skyriff_reads_1"];
 /// Read models there are.
 const PROJECTIONS: usize = Projection::ALL.len();
@@ -43,7 +43,7 @@ async fn tables(reads: &mut PgConnection) -> Vec<String> {
 }
 
 /// As if nothing had ever been applied.
-async fn forget_everything(folder: &Folder) {
+pub(super) async fn forget_everything(folder: &Folder) {
     for database in READS {
         let mut owner = folder.connect("skyriff_owner", database).await;
         let tables = tables(&mut owner).await.join(", ");
@@ -52,7 +52,7 @@ async fn forget_everything(folder: &Folder) {
 }
 
 /// What the read models have, as text, but for when it was written.
-async fn rows(folder: &Folder) -> Vec<String> {
+pub(super) async fn rows(folder: &Folder) -> Vec<String> {
     let mut all = Vec::new();
     for database in READS {
         let mut reads = folder.connect("skyriff_owner", database).await;
@@ -68,7 +68,7 @@ async fn rows(folder: &Folder) -> Vec<String> {
 }
 
 /// Wait until every read model has applied the whole log.
-async fn caught_up(folder: &Folder) {
+pub(super) async fn caught_up(folder: &Folder) {
     let mut events = folder.connect("skyriff_query", "skyriff_events").await;
     let head: i64 = sqlx::query_scalar("SELECT sum(position)::bigint FROM heads").fetch_one(&mut events).await.unwrap();
     let mut reads = Vec::new();
@@ -91,7 +91,7 @@ async fn given(api: &Api, url: &str) -> f64 {
     api.at(url).metric("skyriff_kafka_shards", "").await
 }
 
-async fn stop(process: Process) -> String {
+pub(super) async fn stop(process: Process) -> String {
     process.signal(Signal::TERM);
     process.end().await.well().stderr
 }
@@ -208,6 +208,53 @@ async fn a_group_spreads_the_shards_and_gives_those_of_one_that_stops_to_the_oth
     for process in [project, relay] {
         stop(process).await;
     }
+    dev.interrupt().await.well();
+}
+
+/// While shards move there are two kinds of projectors: with the old places, and with the new ones. Each kind feeds all of
+/// its own, a shard that both have in both databases.
+#[tokio::test]
+async fn a_shard_with_two_places_is_fed_in_both() {
+    let (folder, cluster) = (Folder::new(), Cluster::for_test());
+    let dev = folder.dev_with(&COMMANDS_AND_QUERIES).await;
+    let settings = cluster.settings();
+    let (relay, _) = folder.on_kafka("relay", &settings, &[]).await;
+    let service = service(&folder, &dev).await;
+    give(&service, "before", 200).await;
+
+    let configured = folder.with_databases(crate::support::skyriff(&[]));
+    let (_, old) = configured.as_std().get_envs().find(|(name, _)| *name == "SKYRIFF_READ_MODELS").unwrap();
+    let old = old.unwrap().to_str().unwrap().to_owned();
+    let (first, second) = old.split_once(';').unwrap();
+    let new = format!("{};{}", first.replacen("0-7=", "0-2,4,6-7=", 1), second.replacen("8-15=", "3,5,8-15=", 1));
+    let mut projectors = Vec::new();
+    for places in [&old, &new] {
+        let arguments = ["--from", "kafka", "--kafka-group", &settings.topic, "--read-models", places];
+        projectors.push(folder.on_kafka("project", &settings, &arguments).await);
+    }
+    // Both with everything that they want, and with more to come.
+    for (_, url) in &projectors {
+        has_all(&dev.api, url).await;
+    }
+    give(&service, "meanwhile", 200).await;
+    let mut events = folder.connect("skyriff_query", "skyriff_events").await;
+    let heads: Vec<(i16, i64)> =
+        sqlx::query_as("SELECT shard, position FROM heads ORDER BY 1").fetch_all(&mut events).await.unwrap();
+    let (of_first, of_second): (Vec<i16>, Vec<i16>) = ((0..8).collect(), [3, 5].into_iter().chain(8..16).collect());
+    for (database, here) in [(READS[0], of_first), (READS[1], of_second)] {
+        let mut reads = folder.connect("skyriff_query", database).await;
+        let expected: Vec<_> = heads.iter().filter(|(shard, _)| here.contains(shard)).copied().collect();
+        eventually(&format!("all shards of {database} are at their ends"), async || {
+            let least = "SELECT shard, min(position) FROM checkpoints GROUP BY 1 ORDER BY 1";
+            let found: Vec<(i16, i64)> = sqlx::query_as(least).fetch_all(&mut reads).await.unwrap();
+            (found == expected).then_some(())
+        })
+        .await;
+    }
+    for (process, _) in projectors {
+        stop(process).await;
+    }
+    stop(relay).await;
     dev.interrupt().await.well();
 }
 

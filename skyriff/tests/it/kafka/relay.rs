@@ -14,10 +14,10 @@ use skyriff_kafka::{
 use super::feed::{Feed, give, service};
 use crate::support::{Api, Folder, eventually};
 
-const COMMANDS_ONLY: [&str; 2] = ["--roles", "command"];
+pub(super) const COMMANDS_ONLY: [&str; 2] = ["--roles", "command"];
 
 /// How many shards a relay has.
-async fn active(api: &Api, url: &str) -> f64 {
+pub(super) async fn active(api: &Api, url: &str) -> f64 {
     api.at(url).metric("skyriff_relay_active", "").await
 }
 
@@ -122,7 +122,7 @@ async fn while_the_broker_is_away_commands_go_on_and_nothing_is_lost() {
     feed.more(200).await;
     feed.stop().await;
     eventually("the topic is made again", async || {
-        topic::check(&settings, ShardCount::default()).await.is_ok_and(|is_there| is_there).then_some(())
+        topic::is_there(&settings, ShardCount::default()).await.is_ok_and(|is_there| is_there).then_some(())
     })
     .await;
     folder.agrees_with(&settings).await;

@@ -11,7 +11,7 @@ use skyriff_kafka::{Settings, testing::unique_topic};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::Instant;
 
-use super::{Folder, LIMIT, Process, eventually, skyriff};
+use super::{Folder, LIMIT, Process, eventually, schema, skyriff};
 
 /// An event as either has it: what is not the same in both is not in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,10 +32,13 @@ pub struct Topic {
     pub repeated: usize,
     /// Each shard's highest position.
     pub heads: BTreeMap<i32, i64>,
+    /// What is not as `schemas/` describes it.
+    wrong: Vec<String>,
 }
 
 impl Topic {
-    /// Read it until every shard is at the head that the log has. Positions must come without a gap.
+    /// Read it until every shard is at the head that the log has. Positions must come without a gap, and every event as
+    /// `schemas/` describes it.
     pub async fn read(settings: &Settings, heads: BTreeMap<i32, i64>) -> Self {
         let settings = settings.clone();
         tokio::task::spawn_blocking(move || read(&settings, &heads)).await.unwrap()
@@ -74,6 +77,7 @@ fn read(settings: &Settings, heads: &BTreeMap<i32, i64>) -> Topic {
         }
     }
     topic.events.sort();
+    assert_eq!(topic.wrong, [""; 0], "schemas/ describes it otherwise");
     topic
 }
 
@@ -96,13 +100,16 @@ impl Topic {
         }
         assert_eq!(position, *head + 1, "a gap in partition {}", message.partition());
         *head = position;
-        self.events.push(Sent {
+        let event = Sent {
             shard: message.partition(),
             position,
             stream: text(message.key()),
             kind: header("ce_type"),
             payload: text(message.payload()),
-        });
+        };
+        let headers = message.headers().unwrap().iter().map(|Header { key, value }| (key.to_owned(), text(value)));
+        self.wrong.extend(schema::wrong(&event.kind, &event.payload, &headers.collect::<Vec<_>>()));
+        self.events.push(event);
     }
 }
 
@@ -136,12 +143,17 @@ impl Folder {
 
     /// The log and the topic say the same; how many messages were repeated.
     pub async fn agrees_with(&self, settings: &Settings) -> usize {
+        self.topic(settings).await.repeated
+    }
+
+    /// The topic, which says the same as the log.
+    pub async fn topic(&self, settings: &Settings) -> Topic {
         let log = self.log().await;
         let mut heads: BTreeMap<i32, i64> = (0..16).map(|shard| (shard, 0)).collect();
         heads.extend(log.iter().map(|event| (event.shard, event.position)));
         let topic = Topic::read(settings, heads).await;
         assert!(topic.events == log, "{} events in the topic, {} in the log", topic.events.len(), log.len());
-        topic.repeated
+        topic
     }
 
     /// `skyriff relay` or `skyriff project`, not waited for.
@@ -179,5 +191,72 @@ impl Folder {
     /// Wait until the relay has written down that everything was acknowledged.
     pub async fn relayed(&self, settings: &Settings) {
         eventually("everything is relayed", async || (self.not_relayed(settings).await == 0).then_some(())).await;
+    }
+
+    /// Wait until it has written that down of everything that there is now.
+    pub async fn relayed_up_to_now(&self, settings: &Settings) {
+        let mut connection = self.connect("skyriff_query", "skyriff_events").await;
+        let heads: Vec<(i16, i64)> =
+            sqlx::query_as("SELECT shard, position FROM heads").fetch_all(&mut connection).await.unwrap();
+        eventually("what there was is relayed", async || {
+            for (shard, head) in &heads {
+                if self.relayed_of(settings, *shard).await < *head {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    }
+
+    /// How far the relay is in a shard, as written down.
+    pub async fn relayed_of(&self, settings: &Settings, shard: i16) -> i64 {
+        self.relay_checkpoint(settings, shard).await.map_or(0, |(position, _)| position)
+    }
+
+    /// Wait until the relay stands still in a shard and says so with these words.
+    pub async fn stands_still(&self, settings: &Settings, shard: i16, words: &str) {
+        eventually(&format!("{words:?} of shard {shard}"), async || {
+            let (_, why) = self.relay_checkpoint(settings, shard).await?;
+            why.is_some_and(|why| why.contains(words)).then_some(())
+        })
+        .await;
+    }
+
+    async fn relay_checkpoint(&self, settings: &Settings, shard: i16) -> Option<(i64, Option<String>)> {
+        let mut connection = self.connect("skyriff_query", "skyriff_events").await;
+        sqlx::query_as("SELECT position, stopped FROM relay_checkpoints WHERE topic = $1 AND shard = $2")
+            .bind(&settings.topic)
+            .bind(shard)
+            .fetch_optional(&mut connection)
+            .await
+            .unwrap()
+    }
+
+    /// As whom Postgres trusts with everything.
+    pub async fn superuser(&self, database: &str) -> PgConnection {
+        self.connect("postgres", database).await
+    }
+
+    /// Since when each relay has its connection that holds locks.
+    pub async fn relay_connections(&self) -> Vec<String> {
+        let mut log = self.superuser("skyriff_events").await;
+        sqlx::query_scalar(
+            "SELECT DISTINCT a.backend_start::text FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+             WHERE a.application_name = 'skyriff relay' AND l.locktype = 'advisory' ORDER BY 1",
+        )
+        .fetch_all(&mut log)
+        .await
+        .unwrap()
+    }
+
+    /// As when the network between a process and Postgres is cut.
+    pub async fn end_connections(&self, program: &str) {
+        let mut log = self.superuser("skyriff_events").await;
+        sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1")
+            .bind(program)
+            .execute(&mut log)
+            .await
+            .unwrap();
     }
 }
