@@ -29,7 +29,7 @@ pub struct Note(String);
 pub struct Sealed(String);
 
 /// What a payout provider calls something: 1 to 128 printable ASCII characters without spaces.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String, min_length = 1, max_length = 128, pattern = "^[!-~]+$", example = "po_7Hq2")]
 pub struct Reference(String);

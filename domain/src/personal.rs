@@ -108,6 +108,7 @@ const fn of_exception(event: &exception::Event) -> Members {
             ours: Some(Figures { amount: _, currency: _, status: _, reference: _ }) | None,
             theirs: Some(Figures { amount: _, currency: _, status: _, reference: _ }) | None,
             line: _,
+            at: _,
         }) => &["ours.reference", "theirs.reference"],
         Explained { run: _ } => NONE,
         Resolved { operator: _, outcome: _, reason: _, words: _ } => &["operator", "reason", "words"],

@@ -271,7 +271,7 @@ impl Event {
 impl State {
     /// The shape of all states, for snapshots: raise it whenever a state's fields or an `apply` change, and every
     /// snapshot of before is thrown away and folded again.
-    pub const VERSION: i32 = 4;
+    pub const VERSION: i32 = 5;
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Files of providers that were compared with the ledger, what does not agree, and the recharges that they are compared with.
 //!
 //! Tables `reconciliation_runs`, `reconciliation_exceptions`: a row each, folded from its events. Table `recharges`: a row a
-//! payment that was credited. (Withdrawals have a read model of their own.)
+//! payment that was credited, and to whom: two databases of the event store may have credited one to two. (Withdrawals have a read model of their own.)
 
 use std::collections::HashMap;
 

@@ -4,11 +4,14 @@
 //! (`known_at`): imports and corrections are recorded long after they were so. Either may be left out, which asks for
 //! everything that happened, or for all that is known.
 //!
-//! All of it is read from replicas, and each answer says which part of the log it includes.
+//! All of it is read from replicas, and each answer says which part of the log it includes, and whether that is everything
+//! that was recorded by the time that is asked for (`complete`). A shard of which the books have nothing yet is no zero: then
+//! there is no answer.
 
 pub(crate) mod accounts;
 mod as_of;
 pub(crate) mod balance;
+mod complete;
 pub(crate) mod entries;
 pub(crate) mod holds;
 pub(crate) mod statement;
@@ -16,7 +19,10 @@ pub(crate) mod trial_balance;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use axum::http::{HeaderName, HeaderValue};
+use axum::{
+    extract::FromRef,
+    http::{HeaderName, HeaderValue},
+};
 use chrono::{DateTime, Utc};
 use skyriff_domain::{LogPosition, Position, ShardId, UserId, ledger::Account};
 use skyriff_edge::{Kind, Problem};
@@ -27,6 +33,7 @@ use crate::{
     balance::{POSITION, present},
     page,
     replicas::{AtLeast, FreshParts, QueryEverywhere, Replicas},
+    story::Stories,
     work::numbers,
 };
 
@@ -34,11 +41,26 @@ use crate::{
 const VERSION: i32 = 2;
 /// A sum of the books may take longer than a look at a balance.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// When the books of a new shard may be there, in seconds.
+const ABSENT_RETRY_S: u32 = 5;
 /// Positions in a header; an answer's body has all of them.
 const POSITIONS_MAX: usize = 64;
 
 /// Which part of the log an answer includes.
 pub(crate) type Positions = BTreeMap<ShardId, Position>;
+
+/// Where the books are, and the log that they are made from. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    pub(crate) replicas: Replicas,
+    pub(crate) log: Stories,
+}
+
+impl FromRef<Ledger> for Replicas {
+    fn from_ref(ledger: &Ledger) -> Self {
+        ledger.replicas.clone()
+    }
+}
 
 /// How far the books have come, which has to be asked first. None of an older version answers: it has no sums.
 async fn positions(moment: &mut PgConnection, shards: &[ShardId]) -> sqlx::Result<Positions> {
@@ -93,6 +115,14 @@ impl Scope {
         for FreshParts { positions: of_part, rows: of_rows } in parts {
             positions.extend(of_part);
             rows.push(of_rows);
+        }
+        let asked = replicas.shard_count().shards().filter(|shard| self.0.is_none_or(|asked| asked == *shard));
+        let absent: Vec<_> = asked.filter(|shard| !positions.contains_key(shard)).map(|shard| shard.0).collect();
+        if let Some(first) = absent.first() {
+            // Without them it would be a part of a sum that looks like all of it.
+            tracing::error!(shards = ?absent, "the books have nothing of these shards: does a projector feed ledger_entries?");
+            let detail = format!("the books have nothing of {} of the shards yet, {first} among them", absent.len());
+            return Err(Problem::new(&Kind::READS_UNAVAILABLE).detail(detail).retry_after_s(ABSENT_RETRY_S));
         }
         Ok((positions, rows))
     }

@@ -59,18 +59,19 @@ pub fn routes(replicas: Replicas, vault: Vault) -> OpenApiRouter {
         .merge(OpenApiRouter::new().routes(routes!(hot_works::hot_works)).with_state(HotWorks::new(replicas)))
 }
 
-/// The books, for auditors.
-pub fn ledger_routes(replicas: Replicas) -> OpenApiRouter {
+/// The books, for auditors; the log says whether they have everything.
+pub fn ledger_routes(replicas: Replicas, log: Stories) -> OpenApiRouter {
+    let ledger = ledger::Ledger { replicas, log };
     let statements = OpenApiRouter::new()
         .routes(routes!(ledger::statement::statement))
-        .with_state(ledger::statement::Statements::new(replicas.clone()));
+        .with_state(ledger::statement::Statements::new(ledger.clone()));
     OpenApiRouter::new()
         .routes(routes!(ledger::accounts::accounts))
         .routes(routes!(ledger::balance::balance))
         .routes(routes!(ledger::entries::entries))
         .routes(routes!(ledger::holds::holds))
         .routes(routes!(ledger::trial_balance::trial_balance))
-        .with_state(replicas)
+        .with_state(ledger)
         .merge(statements)
 }
 

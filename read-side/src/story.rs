@@ -36,7 +36,10 @@ use self::{
     course::{Course, Row, Step},
     shown::{AskedBy, StoredEvent},
 };
-use crate::{ledger, replicas::ReadDatabase};
+use crate::{
+    ledger,
+    replicas::{AtLeast, ReadDatabase},
+};
 
 /// A database that does not answer within this time is passed over.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
@@ -52,7 +55,8 @@ struct Inner {
 }
 
 /// A question to one database of the event store.
-trait Question: Sync {
+pub(crate) trait Question: Sync {
+    /// What it answers.
     type Answer: Send;
 
     /// Nothing when it does not have it.
@@ -94,11 +98,12 @@ pub(crate) struct Story {
     /// What it means in the books: sums to zero. Empty for events that move no points.
     postings: Vec<Posted>,
     asked_by: AskedBy,
-    /// Who approved, in the order in which they did.
+    /// Who approved, in the order in which they did; not who made it.
     approvals: Vec<Approval>,
     /// Everything that is known to belong to it, this event included, as it was recorded.
     course: Vec<Step>,
-    /// False when there may be steps that were not looked for.
+    /// False when there may be steps that were not found: the answer includes the log up to `position`, and no steps after that;
+    /// what an erasure or a reconciliation has led to is not looked for.
     course_is_whole: bool,
     /// The answer includes the log up to here.
     #[schema(example = "3:1042,4:17")]
@@ -113,7 +118,14 @@ impl Stories {
 
     /// The first answer of a database's replicas, each in turn, or else of its primary. Nothing is an answer of the primary
     /// only: a replica may not have it yet.
-    async fn ask<Q: Question>(&self, database: &ReadDatabase, question: &Q) -> Result<Option<Q::Answer>, Problem> {
+    ///
+    /// # Errors
+    /// [`Kind::READS_UNAVAILABLE`] when none answers.
+    pub(crate) async fn ask<Q: Question>(
+        &self,
+        database: &ReadDatabase,
+        question: &Q,
+    ) -> Result<Option<Q::Answer>, Problem> {
         let first = self.0.next.fetch_add(1, Ordering::Relaxed);
         let count = database.replicas.len();
         let turns = (0..count).filter_map(|turn| database.replicas.get((first + turn) % count));
@@ -127,6 +139,11 @@ impl Stories {
             }
         }
         if answered { Ok(None) } else { Err(Problem::new(&Kind::READS_UNAVAILABLE).retry_after_s(2)) }
+    }
+
+    /// All of them.
+    pub(crate) fn databases(&self) -> &[ReadDatabase] {
+        &self.0.databases
     }
 
     fn of_shard(&self, shard: ShardId) -> Option<&ReadDatabase> {
@@ -145,7 +162,8 @@ impl Stories {
 ///
 /// Free words are left out and sealed texts shown as sealed. Ask with the shard and position of a ledger entry.
 #[utoipa::path(get, path = "/v1/ledger/events/{position}/story", tag = "ledger",
-    params(("position" = String, Path, pattern = "^[0-9]{1,4}:[0-9]{1,18}$", example = "3:1042", description = "shard and position of the event")),
+    params(("position" = String, Path, pattern = "^[0-9]{1,4}:[0-9]{1,18}$", example = "3:1042", description = "shard and position of the event"),
+           ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than these positions")),
     responses((status = 200, body = Story, headers(("Skyriff-Position" = String))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),
@@ -156,13 +174,14 @@ pub(crate) async fn story(
     State(stories): State<Stories>,
     Path(position): Path<String>,
     caller: Caller,
+    at_least: AtLeast,
 ) -> Result<impl IntoResponse, Problem> {
     caller.may_everywhere(Right::ReadLedger)?;
     let malformed = || Problem::new(&Kind::MALFORMED).detail("a position is shard:position, as in 3:1042");
     let at = place(&position).ok_or_else(malformed)?;
     let row = stories.row(at).await?.ok_or(Problem::new(&Kind::NOT_FOUND))?;
     let (stream, event) = row.decode().map_err(|error| Problem::fault(&error))?;
-    let Course { steps, is_whole, heads } = course::of(&stories, &row, &stream, &event).await?;
+    let Course { steps, is_whole, heads } = course::of(&stories, &row, &stream, &event, &at_least).await?;
     let approvals = steps.iter().filter(|step| step.is_approval()).map(|step| Approval {
         position: step.position.clone(),
         decision: step.r#type.clone(),

@@ -2,7 +2,7 @@
 """Check what the ledger's API answers, with nothing but this file and the standard library of Python 3.8 or later.
 
     verify.py KEYS checkpoint ANSWER         the checkpoint is signed by one of the keys
-    verify.py KEYS inclusion ANSWER          the event, every column of it, is in the log that the checkpoint seals
+    verify.py KEYS inclusion ANSWER …        the event, every column of it, is in the log that the checkpoint seals
     verify.py KEYS consistency ANSWER KEPT   the log still begins with all that was in the checkpoint that you kept
 
 KEYS has the ledger's public keys, old ones too, one a line: NAME+ID+BASE64. ANSWER and KEPT are files with JSON as the API
@@ -190,12 +190,13 @@ def main(keys, what, *files):
             answers.append(json.load(text))
         if "checkpoint" not in answers[-1]:
             sys.exit(f"{file} is no proof, so nothing was checked: {str(answers[-1])[:300]}")
-    checks = {"checkpoint": check_checkpoint, "inclusion": check_inclusion, "consistency": check_consistency}
-    return checks[what](*answers, keys)
+    if what == "inclusion":
+        return "\n".join(check_inclusion(answer, keys) for answer in answers)
+    return {"checkpoint": check_checkpoint, "consistency": check_consistency}[what](*answers, keys)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (4, 5):
+    if len(sys.argv) < 4:
         sys.exit(__doc__)
     try:
         print(main(*sys.argv[1:]))

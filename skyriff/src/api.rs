@@ -110,11 +110,13 @@ pub fn router(served: Served) -> Router {
         routes = routes.merge(outputs::routes(videos.queue.clone(), links));
         routes = routes.merge(skyriff_write_side::http::video_routes(videos));
     }
+    if let (Some(queries), Some(stories)) = (&served.queries, &served.stories) {
+        routes = routes.merge(skyriff_read_side::ledger_routes(queries.clone(), stories.clone()));
+    }
     if let (Some(queries), Some(vault)) = (served.queries, served.opening) {
         let videos = skyriff_read_side::video_routes(queries.clone(), vault.clone(), served.point_worth);
         let withdrawals = skyriff_read_side::withdrawal_routes(queries.clone(), vault.clone());
         routes = routes.merge(videos).merge(withdrawals);
-        routes = routes.merge(skyriff_read_side::ledger_routes(queries.clone()));
         routes = routes.merge(skyriff_read_side::routes(queries, vault));
     }
     if let Some(events) = served.events {

@@ -32,6 +32,7 @@ use uuid::Uuid;
 
 use crate::{
     config::{DatabaseArguments, Databases, Place},
+    keys,
     outputs::{StorageArguments, Stored},
     token,
 };
@@ -61,9 +62,12 @@ pub struct Arguments {
     /// Which operator does it; stands in the event.
     #[arg(long)]
     operator: Uuid,
-    /// Do not ask again.
+    /// Do not ask again. An id that the log knows nothing of is refused then: it is more likely a mistake than a person.
     #[arg(long)]
     yes: bool,
+    /// Erase an id that the log knows nothing of all the same: whatever comes under it later is not kept either.
+    #[arg(long)]
+    unknown: bool,
     /// Record it only where a commit means that a synchronous standby has it too.
     #[arg(long, env = "SKYRIFF_REQUIRE_STANDBY")]
     require_standby: bool,
@@ -94,6 +98,14 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut owner = place.primary.as_role(OWNER).application_name("skyriff erase").connect().await;
     let owner = owner.as_mut().map_err(|error| anyhow!("cannot reach the event store: {error}"))?;
     check_shard_count(owner, databases.shard_count).await?;
+    let is_known = is_known(owner, user).await?;
+    if !is_known {
+        println!("the log has nothing of {user}, and there is no key of theirs: is it the right id?");
+        ensure!(
+            !arguments.yes || arguments.unknown,
+            "nothing was done; --unknown erases an id that nothing is known of"
+        );
+    }
     if !arguments.yes && !confirmed(user)? {
         println!("nothing was done");
         return Ok(ExitCode::FAILURE);
@@ -122,6 +134,23 @@ fn confirmed(user: UserId) -> Result<bool> {
     Ok(line.trim() == user.to_string())
 }
 
+/// Whether there is anything of them: an account, a withdrawal, a job, a like, something that they showed, or a key.
+async fn is_known(connection: &mut PgConnection, user: UserId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM person_keys WHERE user_id = $2)
+             OR EXISTS (SELECT FROM events WHERE aggregate_id = $1 AND aggregate_type = ANY (
+                            '{points_account,withdrawal_allowance,video_slots,erasure,reconciliation_exception}'))
+             OR EXISTS (SELECT FROM events WHERE aggregate_type = 'work' AND event_type = 'published'
+                            AND payload #>> '{published,creator}' = $1)
+             OR EXISTS (SELECT FROM events WHERE aggregate_type = 'like'
+                            AND aggregate_id > $1 || '/' AND aggregate_id < $1 || '0')",
+    )
+    .bind(user.to_string())
+    .bind(user.0)
+    .fetch_one(connection)
+    .await
+}
+
 async fn erase(arguments: &Arguments, user: UserId, services: &Services, owner: &mut PgConnection) -> Result<ExitCode> {
     let recorded = record(arguments, user, services).await?;
     let event = erased(owner, user, services).await?.context("the erasure cannot be found in the log")?;
@@ -138,7 +167,10 @@ async fn erase(arguments: &Arguments, user: UserId, services: &Services, owner: 
     // may still need: these go with a later one. `POST …/erasure` leaves all of them to autovacuum.
     owner.execute("VACUUM person_keys").await.context("the old version of the key's row may still be on its page")?;
     take_down(&event, services).await?;
-    println!("what {user} showed is taken down, and what was made of their prompts is deleted");
+    println!(
+        "what {user} showed is taken down, what was made of their prompts is deleted, and what was said of their payments \
+         before anybody knew whose they were does not open any more"
+    );
     let paid = paid_withdrawals(owner, user).await?;
     if !paid.is_empty() {
         println!(
@@ -151,7 +183,7 @@ async fn erase(arguments: &Arguments, user: UserId, services: &Services, owner: 
          master key is changed:"
     );
     println!("  give every process the new master key before the old one, as new,old");
-    println!("  skyriff keys rewrap, and then destroy the old master key");
+    println!("  skyriff keys rewrap, and {}", keys::THE_OLD_ONE);
     Ok(ExitCode::SUCCESS)
 }
 

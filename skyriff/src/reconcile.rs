@@ -7,7 +7,12 @@ mod books;
 mod compare;
 mod file;
 
-use std::{collections::HashSet, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use chrono::{NaiveDate, SubsecRound, Utc};
@@ -18,7 +23,7 @@ use skyriff_domain::{
     UserId,
     reconciliation::{
         Kind, Step,
-        exception::{self, Difference, Found},
+        exception::{self, Agreement, Difference, Found},
         run::{self, Counts, File, Reconciliation},
     },
 };
@@ -29,8 +34,8 @@ use sqlx::ConnectOptions;
 use uuid::Uuid;
 
 use self::{
-    books::Books,
-    compare::{Ours, compare},
+    books::{Books, OpenException},
+    compare::{Days, Ours, compare, is_of_before},
     file::{Checked, Line},
 };
 use crate::config::{DatabaseArguments, Databases};
@@ -116,6 +121,7 @@ pub async fn run(command: Command) -> Result<ExitCode> {
         run,
         counts: Counts::default(),
         told: HashSet::new(),
+        before: Vec::new(),
     };
     let done = reconciling.run(&checked).await;
     let counts = reconciling.counts;
@@ -132,7 +138,7 @@ fn told(counts: &Counts) -> ExitCode {
     println!("  {missing_in_ledger:>9}  are missing in the ledger");
     println!("  {missing_in_file:>9}  are missing in the file");
     println!("  {different:>9}  differ");
-    println!("  {repeated:>9}  are in the file more than once");
+    println!("  {repeated:>9}  are there more than once, or in a file of other days too");
     println!("  {explained:>9}  exceptions of before are explained");
     match missing_in_ledger + missing_in_file + different + repeated {
         0 => ExitCode::SUCCESS,
@@ -168,12 +174,18 @@ struct Reconciling {
     counts: Counts,
     /// What stands in the file more than once, and was told.
     told: HashSet<Uuid>,
+    /// The days of other files, of recharges.
+    before: Vec<Days>,
 }
 
 impl Reconciling {
     async fn run(&mut self, checked: &Checked) -> Result<()> {
         self.of_run(run::Command::Start(self.file.clone())).await?;
         self.counts.explained = self.books.explained_by(self.run.0).await?;
+        // A payout that was paid twice has two names. An order has none: it may stand in the files of two months.
+        if self.file.kind == Kind::Recharges {
+            self.before = self.books.compared(self.file.kind, &self.file.provider, self.run.0).await?;
+        }
         let bar = ProgressBar::new(checked.lines).with_style(ProgressStyle::with_template(
             "comparing {bar:40} {human_pos}/{human_len} lines, {per_sec}, {eta} left",
         )?);
@@ -196,14 +208,20 @@ impl Reconciling {
     async fn lines(&mut self, lines: &[Line], checked: &Checked) -> Result<()> {
         let mut subjects: Vec<_> = lines.iter().map(|line| line.subject).collect();
         let ours = self.books.find(self.file.kind, &subjects).await?;
-        let (mut found, mut told_before) = (Vec::new(), HashSet::new());
+        let of_before = self.of_before(&ours).await?;
+        let (mut found, mut told_before, mut agreed) = (Vec::new(), HashSet::new(), HashMap::new());
         for line in lines {
             let ours = ours.get(&line.subject);
-            let difference = if checked.repeated.contains(&line.subject) {
-                Some(Difference::Repeated)
-            } else {
-                compare(&self.file.provider, line, ours)
+            let difference = match compare(&self.file.provider, line, ours) {
+                _ if checked.repeated.contains(&line.subject) => Some(Difference::Repeated),
+                None if line.is_paid() && of_before.contains(&line.subject) => Some(Difference::Repeated),
+                compared => compared,
             };
+            // Also when it is not as it should be: then what was found while nobody knew whose it is, is found again, as theirs.
+            if line.is_paid() && ours.is_some() && difference != Some(Difference::Repeated) {
+                let reference = line.figures.reference.clone();
+                agreed.insert(line.subject, Agreement { at: line.at, reference });
+            }
             match difference {
                 None => self.counts.matched += 1,
                 Some(Difference::Repeated) => self.counts.repeated += 1,
@@ -225,7 +243,19 @@ impl Reconciling {
         }
         let told_now: HashSet<_> = found.iter().map(|found| found.subject).collect();
         subjects.retain(|subject| !told_before.contains(subject) || told_now.contains(subject));
-        self.record(&subjects, found).await
+        self.record(&subjects, found, &agreed).await
+    }
+
+    /// What was credited on days that belong to another file, which had it.
+    async fn of_before(&mut self, ours: &BTreeMap<Uuid, Ours>) -> Result<HashSet<Uuid>> {
+        let this = (self.file.from, self.file.to);
+        let of_before = ours.iter().filter(|(_, ours)| is_of_before(ours.at, this, &self.before));
+        let of_before: Vec<_> = of_before.map(|(subject, _)| *subject).collect();
+        if of_before.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let awaited = self.books.awaited(&self.file.provider, &of_before, self.run.0).await?;
+        Ok(of_before.into_iter().filter(|subject| !awaited.contains(subject)).collect())
     }
 
     /// What the ledger has of these days and the file has not.
@@ -245,7 +275,7 @@ impl Reconciling {
                 let found =
                     missing.iter().map(|(id, ours, _)| self.found(*id, Difference::MissingInFile, Some(ours), None));
                 let found = found.collect();
-                self.record(&subjects, found).await?;
+                self.record(&subjects, found, &HashMap::new()).await?;
             }
         }
         Ok(())
@@ -262,26 +292,27 @@ impl Reconciling {
             ours: ours.map(|ours| ours.figures.clone()),
             theirs: line.map(|line| line.figures.clone()),
             line: line.map(|line| line.number),
+            at: line.map(|line| line.at),
         }
     }
 
-    /// The exceptions of some payments, as this file has them: these, and no others.
-    async fn record(&mut self, subjects: &[Uuid], found: Vec<Found>) -> Result<()> {
+    /// The exceptions of some payments: what is found, and then what a line by which both sides have paid explains.
+    async fn record(&mut self, subjects: &[Uuid], found: Vec<Found>, agreed: &HashMap<Uuid, Agreement>) -> Result<()> {
         let id = |found: &Found| ExceptionId::of(found.kind, &found.provider, found.subject, found.user);
         let open = self.books.open(self.file.kind, &self.file.provider, subjects).await?;
         let still: HashSet<_> = found.iter().map(id).collect();
-        let over = open.into_iter().filter(|open| !still.contains(&open.exception));
-        let explain = |run| exception::Command::Explain { run };
-        let mut asked: Vec<_> = over.map(|open| (open.home, open.exception, explain(self.run))).collect();
-        let to_explain = asked.len();
-        asked.extend(found.into_iter().map(|found| {
+        let find = found.into_iter().map(|found| {
             let exception = id(&found);
-            (found.home(exception), exception, exception::Command::Find(found))
-        }));
-        let steps = asked.into_iter().map(|(home, exception, command)| (home, Step::Exception { exception, command }));
-        let recorded = self.send(steps.collect()).await?;
-        let explained = recorded.iter().take(to_explain).filter(|recorded| **recorded).count();
-        self.counts.explained += u64::try_from(explained)?;
+            (found.home(exception), Step::Exception { exception, command: exception::Command::Find(found) })
+        });
+        self.send(find.collect()).await?;
+        let over = open.into_iter().filter(|open| !still.contains(&open.exception));
+        let explain = over.filter_map(|OpenException { exception, home, subject }| {
+            let command = exception::Command::Explain { run: self.run, by: agreed.get(&subject)?.clone() };
+            Some((home, Step::Exception { exception, command }))
+        });
+        let recorded = self.send(explain.collect()).await?;
+        self.counts.explained += u64::try_from(recorded.iter().filter(|recorded| **recorded).count())?;
         Ok(())
     }
 

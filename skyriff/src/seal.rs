@@ -43,6 +43,10 @@ pub struct SealArguments {
     /// The file that holds them instead, a line each. The folder of `skyriff dev` has one.
     #[arg(long, env = "SKYRIFF_SEAL_PUBLIC_KEYS_FILE", conflicts_with = "seal_public_keys")]
     seal_public_keys_file: Option<PathBuf>,
+    /// Seal only where a commit means that a synchronous standby has it too: what is sealed and lost in a failover cannot be
+    /// unsealed. The same variable as for executors.
+    #[arg(long, env = "SKYRIFF_REQUIRE_STANDBY")]
+    seal_require_standby: bool,
 }
 
 /// Without the key.
@@ -60,6 +64,8 @@ pub struct Sealing {
     pub keys: Option<SealKeys>,
     /// For whoever reads.
     pub public: Option<PublicKeys>,
+    /// Whether only what a standby has too is sealed.
+    pub require_standby: bool,
 }
 
 impl SealArguments {
@@ -71,7 +77,7 @@ impl SealArguments {
             None if roles.contains(&Role::Query) => self.public(folder)?,
             None => None,
         };
-        Ok(Sealing { storage: storage.clone(), keys, public })
+        Ok(Sealing { storage: storage.clone(), keys, public, require_standby: self.seal_require_standby })
     }
 
     fn keys(&self, folder: &Path) -> Result<SealKeys> {
@@ -118,6 +124,7 @@ impl Sealing {
             lock,
             listen: databases.to_listen_for_seals(),
             logs: databases.to_read_rows(databases::SEAL, "skyriff seal"),
+            require_standby: self.require_standby,
         })))
     }
 
@@ -182,7 +189,8 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     // Nobody has a token of a secret that nobody knows.
     let tokens = Tokens::new(token::new_secret().as_bytes())?;
     let storage = tuning.links.storage(&folder)?;
-    let sealing = tuning.seal.sealing(&roles, &storage, &folder)?;
+    let mut sealing = tuning.seal.sealing(&roles, &storage, &folder)?;
+    sealing.require_standby |= tuning.require_standby;
     let running = Running::start(&databases, &tokens, None, None, Some(&sealing), &tuning, &streams, &roles).await?;
     println!("SkyRiff listens on http://{}", running.address);
     running.until(stop).await?;

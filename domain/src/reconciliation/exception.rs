@@ -6,10 +6,23 @@
 //!           └──────── find, with other figures; of an explained one, with any
 //! ```
 //!
-//! Found again with the same figures, as overlapping files do, an open one stays open and a resolved one resolved. A later
-//! file in which everything agrees explains an open one by itself. A person resolves with a reason, and never what is
-//! about themselves; who brought the file does not matter, since bringing it decides nothing.
+//! Found again with the same figures, as overlapping files do, an open one stays open and a resolved one resolved. A
+//! person resolves with a reason, and never what is about themselves; who brought the file does not matter, since bringing
+//! it decides nothing.
+//!
+//! A line by which both sides say that it was paid, and agree, explains an open one by itself ([`Agreement`]); a file that is
+//! older, or of another payment for the same thing, does not:
+//!
+//! | what was found | what explains it |
+//! |---|---|
+//! | missing in the file | any such line |
+//! | paid, under a name | one that was said no earlier, under the same name: another name is another payment |
+//! | paid, without a name; or not paid | one that was said no earlier |
+//! | more than once, or at a time that was not kept | none: it may have been paid twice, and a file with one payment does not undo the other |
 
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
 use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -27,6 +40,8 @@ pub enum Command {
     Explain {
         /// Which.
         run: ReconciliationId,
+        /// By which line of its file.
+        by: Agreement,
     },
     /// A person has found out why.
     Resolve {
@@ -37,6 +52,15 @@ pub enum Command {
         /// Why.
         reason: Words,
     },
+}
+
+/// A line of a file that says that it was paid, as the ledger does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Agreement {
+    /// When the provider said so.
+    pub at: DateTime<Utc>,
+    /// What the provider calls the payment; nothing of recharges.
+    pub reference: Option<Reference>,
 }
 
 /// What does not agree.
@@ -66,13 +90,16 @@ pub struct Found {
     /// On which line of the file, from 1, the header counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
+    /// When the provider said what stands there; events from before this was kept do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<DateTime<Utc>>,
 }
 
 /// How a file and the ledger differ about one payment. The first that applies, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Difference {
-    /// The file has it more than once.
+    /// The file has it more than once, or has what a file of other days has had already.
     Repeated,
     /// The file says that it was paid, and the ledger does not know it, or not with this provider.
     MissingInLedger,
@@ -102,6 +129,9 @@ impl Difference {
         }
     }
 }
+
+/// The one status that says that money has moved.
+pub const PAID: &str = "paid";
 
 /// What one side says of a payment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -220,6 +250,36 @@ pub struct ReconciliationException {
     found: Option<(Found, State)>,
     /// By whom it was resolved, how and why.
     resolved: Option<(UserId, Outcome, Words)>,
+    /// Everything that was found since it was open.
+    said: Said,
+}
+
+/// What files have said of a payment that is open, all findings together: the last one alone may be of an older file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Said {
+    /// The latest time at which the provider said any of it.
+    last_at: Option<DateTime<Utc>>,
+    /// What it called what it has paid.
+    paid_as: BTreeSet<Reference>,
+    /// Something of which no line can tell that it is over.
+    is_for_a_person: bool,
+}
+
+impl Said {
+    fn add(&mut self, found: &Found) {
+        let Some(theirs) = &found.theirs else { return };
+        self.last_at = self.last_at.max(found.at);
+        if theirs.status.as_str() == PAID {
+            self.paid_as.extend(theirs.reference.clone());
+        }
+        self.is_for_a_person |= found.difference == Difference::Repeated || found.at.is_none();
+    }
+
+    fn is_explained_by(&self, by: &Agreement) -> bool {
+        let is_older = self.last_at.is_some_and(|last| by.at < last);
+        let is_other = self.paid_as.iter().any(|reference| Some(reference) != by.reference.as_ref());
+        !is_older && !is_other && !self.is_for_a_person
+    }
 }
 
 impl Found {
@@ -232,9 +292,18 @@ impl Found {
     fn is_as(&self, other: &Self) -> bool {
         (self.difference, &self.ours, &self.theirs) == (other.difference, &other.ours, &other.theirs)
     }
+
+    /// Whether the provider said it later than another time: what is between the two does not explain it.
+    fn is_later_than(&self, said: &Said) -> bool {
+        self.at.is_some() && self.at > said.last_at
+    }
 }
 
 impl ReconciliationException {
+    fn is_open(&self) -> bool {
+        self.found.as_ref().is_some_and(|(_, state)| *state == State::Open)
+    }
+
     /// Whose shard has it; none before it is found.
     pub(crate) fn home(&self, exception: ExceptionId) -> Option<UserId> {
         self.found.as_ref().map(|(found, _)| found.home(exception))
@@ -254,12 +323,17 @@ impl ReconciliationException {
             };
         };
         match (command, state) {
-            (Command::Find(found), State::Open | State::Resolved) if found.is_as(known) => Ok(Vec::new()),
+            (Command::Find(found), State::Open) if found.is_as(known) && !found.is_later_than(&self.said) => {
+                Ok(Vec::new())
+            }
+            (Command::Find(found), State::Resolved) if found.is_as(known) => Ok(Vec::new()),
             (Command::Find(found), State::Open | State::Explained | State::Resolved) => {
                 Ok(vec![Event::Found(found.clone())])
             }
-            (Command::Explain { run }, State::Open) => Ok(vec![Event::Explained { run: *run }]),
-            (Command::Explain { .. }, State::Explained | State::Resolved) => Ok(Vec::new()),
+            (Command::Explain { run, by }, State::Open) if self.said.is_explained_by(by) => {
+                Ok(vec![Event::Explained { run: *run }])
+            }
+            (Command::Explain { .. }, State::Open | State::Explained | State::Resolved) => Ok(Vec::new()),
             (Command::Resolve { operator, .. }, _) if known.user == Some(*operator) => Err(Refusal::OwnException),
             (Command::Resolve { operator, outcome, reason }, State::Open) => {
                 let (reason, words) = reason.clone().into_members();
@@ -276,6 +350,10 @@ impl ReconciliationException {
     /// Fold one event in.
     pub fn apply(&mut self, event: &Event) {
         if let Event::Found(found) = event {
+            if !self.is_open() {
+                self.said = Said::default();
+            }
+            self.said.add(found);
             (self.found, self.resolved) = (Some((found.clone(), State::Open)), None);
             return;
         }
@@ -292,7 +370,10 @@ impl ReconciliationException {
 
     /// Memory beside itself.
     pub fn heap_bytes(&self) -> usize {
-        self.found.as_ref().map_or(0, |_| 512) + self.resolved.as_ref().map_or(0, |(.., words)| words.heap_bytes())
+        let said = self.said.paid_as.len() * 128;
+        self.found.as_ref().map_or(0, |_| 512)
+            + said
+            + self.resolved.as_ref().map_or(0, |(.., words)| words.heap_bytes())
     }
 }
 

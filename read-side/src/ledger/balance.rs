@@ -9,11 +9,12 @@ use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    ANSWER_MAX, Scope,
+    ANSWER_MAX, Ledger, Scope,
     as_of::{self, AsOf, Sum},
+    complete::{Completeness, completeness},
 };
 use crate::{
-    replicas::{AtLeast, FreshParts, QueryEverywhere, Replicas},
+    replicas::{AtLeast, FreshParts, QueryEverywhere},
     work::{moment, numbers},
 };
 
@@ -59,6 +60,8 @@ struct BalanceAsOf {
     /// The answer includes the log up to here.
     #[schema(example = json!(["3:1042"]))]
     positions: Vec<String>,
+    #[serde(flatten)]
+    completeness: Completeness,
 }
 
 /// The balance of any account as of a business time, a recorded time, or both: what was true then, and what was known then.
@@ -70,7 +73,7 @@ struct BalanceAsOf {
               (status = 403, body = ProblemBody, content_type = "application/problem+json"),
               (status = 503, body = ProblemBody, content_type = "application/problem+json", headers(("Retry-After" = u32)))))]
 pub(crate) async fn balance(
-    State(replicas): State<Replicas>,
+    State(Ledger { replicas, log }): State<Ledger>,
     caller: Caller,
     Query(asked): Query<Asked>,
     at_least: AtLeast,
@@ -81,6 +84,7 @@ pub(crate) async fn balance(
     let as_of = AsOf { at: super::time(asked.at)?, known_at: super::time(asked.known_at)? };
     let of = Of::new(asked.user, Some(asked.account.clone()));
     let (positions, sums) = scope.read(&replicas, &at_least, &Sums { of, as_of }).await?;
+    let completeness = completeness(&log, &positions, asked.known_at).await;
     let body = BalanceAsOf {
         unit: account.unit().to_string(),
         account: asked.account,
@@ -91,6 +95,7 @@ pub(crate) async fn balance(
         amount: sums.iter().flatten().map(|sum| sum.amount).sum(),
         entries: sums.iter().flatten().map(|sum| sum.entries).sum(),
         positions: super::told(&positions),
+        completeness,
     };
     Ok((super::header(&positions), Json(body)))
 }

@@ -41,7 +41,7 @@ pub(crate) struct Asked {
     /// Which time `from`, `to` and the order are about.
     #[param(inline, default = "occurred")]
     #[serde(default)]
-    time: Axis,
+    time: Option<Axis>,
     /// At this time or later.
     #[serde(default)]
     from: Option<DateTime<Utc>>,
@@ -51,7 +51,7 @@ pub(crate) struct Asked {
     /// Which comes first.
     #[param(inline, default = "newest")]
     #[serde(default)]
-    order: Order,
+    order: Option<Order>,
     /// How many.
     #[param(minimum = 1, maximum = 200, default = 50)]
     #[serde(default)]
@@ -142,7 +142,7 @@ pub(crate) async fn entries(
     let (limit, after) = page::bounds(asked.limit, asked.cursor.as_deref())?;
     let (from, to) = (super::time(asked.from)?, super::time(asked.to)?);
     let of = Of::new(asked.user, asked.account);
-    let (axis, order) = (asked.time, asked.order);
+    let (axis, order) = (asked.time.unwrap_or_default(), asked.order.unwrap_or_default());
     let listing = Listing { of, axis, order, from, to, after, known_at: None, upto: None, limit: limit + 1 };
     let (positions, parts) = scope.read(&replicas, &at_least, &listing).await?;
     let found = merge(parts, axis, order);
@@ -156,8 +156,10 @@ async fn of_event(
     at_least: &AtLeast,
     asked: &Asked,
 ) -> Result<([(axum::http::HeaderName, axum::http::HeaderValue); 1], Json<BookEntries>), Problem> {
-    let others = asked.account.is_some() || asked.user.is_some() || asked.shard.is_some() || asked.cursor.is_some();
-    if others || asked.from.is_some() || asked.to.is_some() {
+    let Asked { account, user, shard, event: _, time, from, to, order, limit, cursor } = asked;
+    let is_of_others = account.is_some() || user.is_some() || shard.is_some();
+    let is_of_times = time.is_some() || from.is_some() || to.is_some();
+    if is_of_others || is_of_times || order.is_some() || limit.is_some() || cursor.is_some() {
         return Err(super::malformed("nothing else may be asked for with an event"));
     }
     let event = asked.event.as_deref().and_then(|event| event.parse::<LogPosition>().ok());

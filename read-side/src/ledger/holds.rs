@@ -12,13 +12,14 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    ANSWER_MAX, Scope,
+    ANSWER_MAX, Ledger, Scope,
     as_of::AsOf,
+    complete::{Completeness, completeness},
     entries::{EntryPlace, Order},
 };
 use crate::{
     page,
-    replicas::{AtLeast, FreshParts, QueryEverywhere, Replicas},
+    replicas::{AtLeast, FreshParts, QueryEverywhere},
     work::{moment, numbers},
 };
 
@@ -54,6 +55,8 @@ pub(crate) struct Asked {
 /// What is held, by age.
 #[derive(Serialize, ToSchema)]
 struct Holds {
+    /// Ages are counted up to this time: `at`, else `known_at`, else now.
+    ages_as_of: DateTime<Utc>,
     /// All of them, from the youngest class to the oldest.
     ages: Vec<Age>,
     /// A page of them, the oldest first.
@@ -64,6 +67,8 @@ struct Holds {
     /// The answer includes the log up to here.
     #[schema(example = json!(["3:1042"]))]
     positions: Vec<String>,
+    #[serde(flatten)]
+    completeness: Completeness,
 }
 
 /// Holds that are at least as old as this, and not as old as the next class.
@@ -107,7 +112,7 @@ struct Hold {
               (status = 403, body = ProblemBody, content_type = "application/problem+json"),
               (status = 503, body = ProblemBody, content_type = "application/problem+json", headers(("Retry-After" = u32)))))]
 pub(crate) async fn holds(
-    State(replicas): State<Replicas>,
+    State(Ledger { replicas, log }): State<Ledger>,
     caller: Caller,
     Query(asked): Query<Asked>,
     at_least: AtLeast,
@@ -117,7 +122,7 @@ pub(crate) async fn holds(
     let as_of = AsOf { at: super::time(asked.at)?, known_at: super::time(asked.known_at)? };
     let (limit, after) = page::bounds(asked.limit, asked.cursor.as_deref())?;
     let after: EntryPlace = after.unwrap_or(EntryPlace::start(Order::Oldest));
-    let now = asked.at.unwrap_or_else(Utc::now);
+    let now = asked.at.or(asked.known_at).unwrap_or_else(Utc::now);
     let query = HeldAsOf { user: asked.user, as_of, now, after, limit: limit + 1 };
     let (positions, parts) = scope.read(&replicas, &at_least, &query).await?;
     let mut ages: BTreeMap<_, _> = AGES_S.into_iter().map(|age| (age, (0, 0))).collect();
@@ -133,11 +138,14 @@ pub(crate) async fn holds(
     found.sort_by_key(Row::place);
     let (rows, next) = page::cut(found, limit, Row::place);
     let age = |(at_least_s, (holds, points))| Age { at_least_s, holds, points };
+    let completeness = completeness(&log, &positions, asked.known_at).await;
     let body = Holds {
+        ages_as_of: now,
         ages: ages.into_iter().map(age).collect(),
         holds: rows.into_iter().map(|row| row.told(now)).collect(),
         next,
         positions: super::told(&positions),
+        completeness,
     };
     Ok((super::header(&positions), Json(body)))
 }

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
@@ -27,12 +27,13 @@ use tokio::sync::Semaphore;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    ANSWER_MAX, Positions, Scope,
+    ANSWER_MAX, Ledger, Positions, Scope,
     as_of::{AsOf, Sum},
     balance::{Of, Sums},
+    complete::{Completeness, completeness},
 };
 use crate::{
-    replicas::{AtLeast, FreshParts, QueryEverywhere, Replicas},
+    replicas::{AtLeast, FreshParts, QueryEverywhere},
     work::moment,
 };
 
@@ -40,17 +41,19 @@ use crate::{
 const ENTRIES_MAX: i64 = 1_000_000;
 /// Statements that are being written at a time.
 const STATEMENTS_MAX: usize = 8;
+/// On every statement, since not each form has a place for it.
+const COMPLETE: HeaderName = HeaderName::from_static("skyriff-complete");
 
 /// What statements need.
 #[derive(Clone, Debug)]
 pub(crate) struct Statements {
-    replicas: Replicas,
+    ledger: Ledger,
     places: Arc<Semaphore>,
 }
 
 impl Statements {
-    pub(crate) fn new(replicas: Replicas) -> Self {
-        Self { replicas, places: Arc::new(Semaphore::new(STATEMENTS_MAX)) }
+    pub(crate) fn new(ledger: Ledger) -> Self {
+        Self { ledger, places: Arc::new(Semaphore::new(STATEMENTS_MAX)) }
     }
 }
 
@@ -127,23 +130,25 @@ struct Statement {
     closing: BTreeMap<String, i64>,
     entries: i64,
     positions: Positions,
+    completeness: Completeness,
 }
 
 /// A statement of an account, or of all accounts of a user, over a period of the business time.
 ///
 /// As JSON, as CSV (`Accept: text/csv` or `format=csv`), or as a page that prints well (`text/html`). Entries are in the
 /// order of the business time, each with the balance of its account after it. A statement has at most a million entries.
-/// One that is cut off breaks the connection, so nobody takes it for complete.
+/// One that is cut off breaks the connection, so nobody takes it for complete. `Skyriff-Complete` says, in each form,
+/// whether everything is in it that was recorded by `known_at`; without that, until ten seconds ago.
 #[utoipa::path(get, path = "/v1/ledger/statement", tag = "ledger",
     params(Asked, ("Skyriff-At-Least" = Option<String>, Header, pattern = "^[0-9]{1,4}:[0-9]{1,18}(,[0-9]{1,4}:[0-9]{1,18}){0,63}$", description = "answer no older than this position, or these, each of its own shard")),
-    responses((status = 200, content((json::StatementBody = "application/json"), (String = "text/csv"), (String = "text/html")), headers(("Skyriff-Position" = String))),
+    responses((status = 200, content((json::StatementBody = "application/json"), (String = "text/csv"), (String = "text/html")), headers(("Skyriff-Position" = String), ("Skyriff-Complete" = bool))),
               (status = 400, body = ProblemBody, content_type = "application/problem+json"),
               (status = 401, body = ProblemBody, content_type = "application/problem+json"),
               (status = 403, body = ProblemBody, content_type = "application/problem+json"),
               (status = 422, description = "The period has too many entries", body = ProblemBody, content_type = "application/problem+json"),
               (status = 503, body = ProblemBody, content_type = "application/problem+json", headers(("Retry-After" = u32)))))]
 pub(crate) async fn statement(
-    State(Statements { replicas, places }): State<Statements>,
+    State(Statements { ledger: Ledger { replicas, log }, places }): State<Statements>,
     caller: Caller,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
@@ -183,11 +188,15 @@ pub(crate) async fn statement(
     }
     let format = asked.format.unwrap_or_else(|| Format::accepted(&headers));
     let header = super::header(&positions);
+    let completeness = completeness(&log, &positions, known_at).await;
+    let complete = HeaderValue::from_static(if completeness.complete { "true" } else { "false" });
     let (account, user, shard) = (asked.account, asked.user, asked.shard);
-    let statement = Statement { account, user, shard, from, to, known_at, opening, closing, entries, positions };
+    let statement =
+        Statement { account, user, shard, from, to, known_at, opening, closing, entries, positions, completeness };
     let body: Body = stream::start(replicas, scope, of, statement, format, place);
     let mut response = (header, body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    response.headers_mut().insert(COMPLETE, complete);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }

@@ -10,11 +10,12 @@ use skyriff_edge::{Caller, Problem, Query, Right, problem::ProblemBody};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Scope,
+    Ledger, Scope,
     as_of::AsOf,
     balance::{Of, Sums},
+    complete::{Completeness, completeness},
 };
-use crate::replicas::{AtLeast, Replicas};
+use crate::replicas::AtLeast;
 
 /// Trial balances that did not sum to zero: an alarm.
 const UNBALANCED: &str = "skyriff_ledger_unbalanced_answers_total";
@@ -57,6 +58,8 @@ struct TrialBalance {
     /// The answer includes the log up to here.
     #[schema(example = json!(["3:1042"]))]
     positions: Vec<String>,
+    #[serde(flatten)]
+    completeness: Completeness,
 }
 
 /// What all accounts of a unit come to.
@@ -100,7 +103,7 @@ type Counts = BTreeMap<String, (i64, i64)>;
               (status = 403, body = ProblemBody, content_type = "application/problem+json"),
               (status = 503, body = ProblemBody, content_type = "application/problem+json", headers(("Retry-After" = u32)))))]
 pub(crate) async fn trial_balance(
-    State(replicas): State<Replicas>,
+    State(Ledger { replicas, log }): State<Ledger>,
     caller: Caller,
     Query(Asked { shard, at, known_at }): Query<Asked>,
     at_least: AtLeast,
@@ -136,6 +139,7 @@ pub(crate) async fn trial_balance(
         amount,
         entries,
     };
+    let completeness = completeness(&log, &positions, known_at).await;
     let body = TrialBalance {
         at,
         known_at,
@@ -145,6 +149,7 @@ pub(crate) async fn trial_balance(
         accounts: accounts.into_iter().take(ACCOUNTS_MAX).map(account).collect(),
         accounts_left_out,
         positions: super::told(&positions),
+        completeness,
     };
     Ok((super::header(&positions), Json(body)))
 }

@@ -13,6 +13,8 @@ pub(super) struct About {
     pub(super) streams: Vec<StreamId>,
     /// An id by which events of the same account name it: of a hold or a spend.
     pub(super) on_account: Option<Uuid>,
+    /// Whether it leads to events that are recorded on streams of other things, which no index finds.
+    pub(super) has_effects: bool,
 }
 
 impl About {
@@ -36,9 +38,13 @@ impl About {
                 }
                 exception::Event::Resolved { .. } => vec![*stream],
             },
-            Event::RechargeOrder(_) | Event::Like(_) | Event::Erasure(_) | Event::Reconciliation(_) => vec![*stream],
+            // Works that are taken down, and exceptions that are found.
+            Event::Erasure(_) | Event::Reconciliation(_) => {
+                return Self { streams: vec![*stream], on_account: None, has_effects: true };
+            }
+            Event::RechargeOrder(_) | Event::Like(_) => vec![*stream],
         };
-        Self { streams, on_account: None }
+        Self { streams, on_account: None, has_effects: false }
     }
 }
 
@@ -74,16 +80,16 @@ fn of_hold(HoldId(id): HoldId) -> About {
     let mut streams = of_tip(TipId(id));
     streams.push(StreamId::Withdrawal(WithdrawalId(id)));
     streams.extend(of_job(JobId(id)));
-    About { streams, on_account: Some(id) }
+    About { streams, on_account: Some(id), has_effects: false }
 }
 
 fn of_account(event: &points_account::Event) -> About {
     use points_account::Event as E;
-    let streams = |streams| About { streams, on_account: None };
+    let streams = |streams| About { streams, ..About::default() };
     match event {
         E::Held { hold, .. } | E::Captured { hold, .. } | E::Released { hold, .. } => of_hold(*hold),
         E::Spent { spend: SpendId(id), .. } | E::Refunded { spend: SpendId(id), .. } => {
-            About { streams: Vec::new(), on_account: Some(*id) }
+            About { on_account: Some(*id), ..About::default() }
         }
         E::Recharged { order, .. } => streams(vec![StreamId::RechargeOrder(*order)]),
         E::TipPaid { tip, .. } | E::TipReceived { tip, .. } => streams(of_tip(*tip)),

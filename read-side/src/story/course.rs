@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use skyriff_domain::{Event, LogPosition, Metadata, Position, ShardId, StreamId, stream::DecodeError};
-use skyriff_edge::Problem;
+use skyriff_edge::{Kind, Problem};
 use skyriff_proof::EventRow;
 use sqlx::{FromRow, PgPool};
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ use super::{
     about::About,
     shown::{is_decision, is_outcome},
 };
-use crate::replicas::ReadDatabase;
+use crate::replicas::{AtLeast, ReadDatabase};
 
 /// Events of one stream that are looked for: more than anything takes that has a course.
 const STREAM_MAX: i64 = 100;
@@ -151,7 +151,6 @@ impl Question for RowAt {
 }
 
 /// What one database has of it.
-#[derive(Default)]
 struct Part {
     rows: Vec<Row>,
     is_whole: bool,
@@ -159,9 +158,15 @@ struct Part {
 }
 
 /// Find the steps of what an event is about.
-pub(super) async fn of(stories: &Stories, row: &Row, stream: &StreamId, event: &Event) -> Result<Course, Problem> {
+pub(super) async fn of(
+    stories: &Stories,
+    row: &Row,
+    stream: &StreamId,
+    event: &Event,
+    at_least: &AtLeast,
+) -> Result<Course, Problem> {
     let about = About::of(stream, event);
-    let (mut rows, mut is_whole, mut heads) = (BTreeMap::new(), true, BTreeMap::new());
+    let (mut rows, mut is_whole, mut heads) = (BTreeMap::new(), !about.has_effects, BTreeMap::new());
     rows.insert(row.at(), row.clone());
     for database in &stories.0.databases {
         let is_home = database.shards.contains(&row.at().shard);
@@ -169,14 +174,17 @@ pub(super) async fn of(stories: &Stories, row: &Row, stream: &StreamId, event: &
         if !is_home && about.streams.is_empty() {
             continue;
         }
-        let asked = Asked { about: &about, row: is_home.then_some(row), database };
+        let asked = Asked { about: &about, row: is_home.then_some(row), database, at_least };
         let part = stories.ask(database, &asked).await?;
-        let part = part.unwrap_or_default();
+        let part = part.ok_or(Problem::new(&Kind::NOT_YET).retry_after_s(1))?;
         is_whole &= part.is_whole;
         heads.extend(part.heads);
         rows.extend(part.rows.into_iter().map(|row| (row.at(), row)));
     }
     add_causes(stories, row, &mut rows).await?;
+    // What has led here from a shard is there; where that one was looked through less far, more may be.
+    is_whole &=
+        rows.values().filter_map(cause_of).all(|at| heads.get(&at.shard).is_none_or(|head| *head >= at.position));
     Ok(Course { steps: related(row.at(), rows), is_whole, heads })
 }
 
@@ -185,6 +193,18 @@ struct Asked<'a> {
     /// The event itself, where it lives.
     row: Option<&'a Row>,
     database: &'a ReadDatabase,
+    at_least: &'a AtLeast,
+}
+
+impl Asked<'_> {
+    /// Whether a database that has come so far has the event, and whatever else the client knows of.
+    fn is_fresh(&self, heads: &BTreeMap<ShardId, Position>) -> bool {
+        let event = self.row.map(Row::at);
+        self.database.shards.iter().all(|shard| {
+            let of_event = event.filter(|at| at.shard == *shard).map(|at| at.position);
+            heads.get(shard).copied().unwrap_or_default() >= self.at_least.of(*shard).max(of_event.unwrap_or_default())
+        })
+    }
 }
 
 impl Question for Asked<'_> {
@@ -198,6 +218,9 @@ impl Question for Asked<'_> {
         let heads =
             heads.into_iter().filter_map(|(shard, head)| Some((ShardId(u16::try_from(shard).ok()?), Position(head))));
         let heads = heads.filter(|(shard, _)| self.database.shards.contains(shard)).collect();
+        if !self.is_fresh(&heads) {
+            return Ok(None);
+        }
         let mut rows: Vec<Row> = sqlx::query_as(&format!(
             "SELECT {COLUMNS} FROM unnest($1::text[], $2::text[]) AS s (type, id)
              CROSS JOIN LATERAL (

@@ -129,12 +129,12 @@ impl AskedBy {
     }
 }
 
-/// Whether a person decided here what becomes of somebody's points.
+/// Whether a person decided here what becomes of something that others have made. Who corrects points makes the correction, and
+/// nobody else agrees to it.
 pub(super) const fn is_decision(event: &Event) -> bool {
     use withdrawal::Event as W;
     match event {
         Event::Withdrawal(W::Approved { .. } | W::Rejected { .. })
-        | Event::PointsAccount(points_account::Event::Adjusted { .. })
         | Event::ReconciliationException(exception::Event::Resolved { .. }) => true,
         Event::Withdrawal(
             W::Requested(_)

@@ -8,7 +8,7 @@ use metrics::gauge;
 use skyriff_domain::{Position, ShardId};
 use skyriff_follow::log;
 use skyriff_proof::{EventRow, Head};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::time::{Instant, timeout};
 
 use crate::{
@@ -43,11 +43,12 @@ pub(crate) struct Database {
     pub(crate) lanes: BTreeMap<ShardId, Lane>,
     next_replica: usize,
     away_until: Option<Instant>,
+    require_standby: bool,
 }
 
 impl Database {
-    pub(crate) fn new(place: LogPlace, lanes: BTreeMap<ShardId, Lane>) -> Self {
-        Self { place, lanes, next_replica: 0, away_until: None }
+    pub(crate) fn new(place: LogPlace, lanes: BTreeMap<ShardId, Lane>, require_standby: bool) -> Self {
+        Self { place, lanes, next_replica: 0, away_until: None, require_standby }
     }
 
     /// Do what can be done for this database in one round, until a time. One that does not answer harms no other.
@@ -78,6 +79,9 @@ impl Database {
         let sealed = self.lanes.values().map(|lane| (lane.shard, position(lane.sealed.size))).collect();
         let behind = async {
             let mut connection = self.place.primary.acquire().await?;
+            if self.require_standby {
+                check_standby(&mut connection).await?;
+            }
             log::behind(&mut connection, &sealed).await
         };
         let behind = timeout(ANSWER_MAX, behind).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
@@ -196,6 +200,17 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// What is seen on this database is on a synchronous standby too: a commit is seen by others once it has waited for one.
+async fn check_standby(connection: &mut PgConnection) -> sqlx::Result<()> {
+    let standbys: String =
+        sqlx::query_scalar("SELECT current_setting('synchronous_standby_names')").fetch_one(connection).await?;
+    if standbys.trim().is_empty() {
+        let what = "a standby is required, and the event store commits without one (synchronous_standby_names)";
+        return Err(sqlx::Error::Configuration(what.into()));
+    }
+    Ok(())
 }
 
 /// Whether tiles and log say of a shard what was sealed.

@@ -72,6 +72,9 @@ pub struct Settings {
     pub listen: Vec<PgConnectOptions>,
     /// The log.
     pub logs: Vec<LogPlace>,
+    /// Seal only what is of databases whose commits wait for a synchronous standby: what is sealed and then lost in a failover
+    /// stops its shard for ever, since what was signed is not taken back.
+    pub require_standby: bool,
 }
 
 /// A sealer, running.
@@ -231,7 +234,7 @@ impl<'s> Session<'s> {
         };
         let database = |place: &LogPlace| {
             let lanes: BTreeMap<_, _> = place.shards.iter().map(lane).collect();
-            Database::new(place.clone(), lanes)
+            Database::new(place.clone(), lanes, settings.require_standby)
         };
         self.databases = settings.logs.iter().map(database).collect();
         // Whoever was here before may not have come to it.

@@ -36,7 +36,9 @@ pub struct Shard {
 }
 
 impl Shard {
-    pub fn new(id: ShardId, count: ShardCount, tree: Tree) -> Self {
+    pub fn new(id: ShardId, count: ShardCount, mut tree: Tree) -> Self {
+        let mut findings = Findings::default();
+        tree.compare(id, &mut findings);
         Self {
             id,
             last: Position::START,
@@ -45,7 +47,7 @@ impl Shard {
             streams: HashMap::new(),
             ledger: BTreeMap::new(),
             tree,
-            findings: Findings::default(),
+            findings,
             count,
         }
     }
@@ -169,8 +171,12 @@ pub fn of_everybody(account: Account) -> Account {
 #[cfg(test)]
 mod tests {
     use skyriff_domain::ledger::Account;
+    use skyriff_proof::{Frontier, Hash, Head};
 
-    use super::{super::report::Report, Findings, Shard, ShardCount, ShardId, Tree};
+    use super::{
+        super::{report::Report, tree::Kept},
+        Findings, Shard, ShardCount, ShardId, Tree,
+    };
 
     const CHANGED: [(&str, i64); 3] =
         [("platform:expiry", 5), ("platform:provider_payable:usd", -5), ("platform:transit", 0)];
@@ -190,6 +196,18 @@ mod tests {
 
     fn told(findings: &Findings) -> Vec<String> {
         findings.told().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn nothing_is_sealed_under_the_root_of_nothing_alone() {
+        let kept = |root| Kept { head: Head { size: 0, root }, name: "kept".into() };
+        for (root, told_of_it) in [
+            (Frontier::empty().root(), vec![]),
+            (Hash([7; 32]), vec!["shard 3: kept has sealed no event of it, under a root that is not that of nothing"]),
+        ] {
+            let shard = Shard::new(ShardId(3), ShardCount::default(), Tree::new(vec![kept(root)], None, None));
+            assert_eq!(told(&shard.findings), told_of_it);
+        }
     }
 
     #[test]

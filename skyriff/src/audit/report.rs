@@ -33,6 +33,10 @@ pub struct Report {
     pub tips_under_way: u64,
     /// The checkpoints that the trees were compared with.
     pub checkpoints: Vec<String>,
+    /// Of each shard, how many of its first events are those of such a checkpoint.
+    pub sealed: BTreeMap<u16, u64>,
+    /// Of each shard, how many of its last events no checkpoint agrees with: whether these were edited cannot be told.
+    pub not_sealed: BTreeMap<u16, u64>,
     /// What was not looked at, and why.
     pub notes: Vec<String>,
     /// Whether read models were compared.
@@ -58,6 +62,13 @@ impl Report {
             *self.by_type.entry(format!("{aggregate}.{event}")).or_default() += count;
         }
         self.heads.insert(shard.id.0, shard.last.0);
+        let sealed = shard.tree.agreed();
+        let not_sealed = shard.events.saturating_sub(sealed);
+        for (of_all, events) in [(&mut self.sealed, sealed), (&mut self.not_sealed, not_sealed)] {
+            if events > 0 {
+                of_all.insert(shard.id.0, events);
+            }
+        }
         if let Some(head) = shard.tree.head() {
             self.roots.insert(shard.id.0, head.root.to_string());
         }
@@ -117,9 +128,23 @@ impl Report {
             0 => println!(
                 "that nobody edited the log can only be said with a checkpoint that somebody kept: --checkpoint"
             ),
-            _ => println!("and the log is the one that was sealed in {}", self.checkpoints.join(", ")),
+            _ => {
+                println!("compared with {}", self.checkpoints.join(", "));
+                println!("  events that are as they were sealed, SHARD:HOW MANY: {}", by_shard(&self.sealed));
+                println!(
+                    "  later ones, of which nobody can say yet that they were not edited: {}",
+                    by_shard(&self.not_sealed)
+                );
+            }
         }
     }
+}
+
+fn by_shard(events: &BTreeMap<u16, u64>) -> String {
+    if events.is_empty() {
+        return "none".to_owned();
+    }
+    events.iter().map(|(shard, events)| format!("{shard}:{events}")).collect::<Vec<_>>().join(" ")
 }
 
 fn by_name<S: Serializer>(sums: &BTreeMap<Unit, i128>, serializer: S) -> Result<S::Ok, S::Error> {

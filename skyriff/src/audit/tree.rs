@@ -59,6 +59,11 @@ impl Tree {
         }
     }
 
+    /// How many of the first events a kept checkpoint agrees with.
+    pub fn agreed(&self) -> u64 {
+        self.agreed
+    }
+
     /// Size and root, if no row is missing.
     pub fn head(&self) -> Option<Head> {
         self.cut_at.is_none().then(|| self.frontier.head())
@@ -98,12 +103,18 @@ impl Tree {
         self.compare(row.shard, findings);
     }
 
-    /// With what was kept of a tree of this size.
-    fn compare(&mut self, shard: ShardId, findings: &mut Findings) {
+    /// With what was kept of a tree of this size. To be asked of the tree of nothing as well, before the first row: what was
+    /// sealed of a shard first is sealed while others have events, and it has none.
+    pub fn compare(&mut self, shard: ShardId, findings: &mut Findings) {
         while self.kept.front().is_some_and(|kept| kept.head.size <= self.frontier.size()) {
             let Some(Kept { head, name }) = self.kept.pop_front() else { return };
             if head.root == self.frontier.root() {
                 self.agreed = self.agreed.max(head.size);
+                continue;
+            }
+            if head.size == 0 {
+                findings
+                    .of(shard, format!("{name} has sealed no event of it, under a root that is not that of nothing"));
                 continue;
             }
             let what = format!(
@@ -142,10 +153,6 @@ impl Tree {
 
     /// There are no more rows.
     pub fn end(&mut self, shard: ShardId, last: Position, findings: &mut Findings) {
-        // Of a tree of nothing as well.
-        if self.cut_at.is_none() {
-            self.compare(shard, findings);
-        }
         for Kept { head, name } in std::mem::take(&mut self.kept) {
             let what = match self.cut_at {
                 Some(cut) => {

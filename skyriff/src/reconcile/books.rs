@@ -1,7 +1,7 @@
 //! What the ledger has of payments, as the read models say, page by page.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet, btree_map::Entry},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Transaction};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::compare::Ours;
+use super::compare::{Days, Ours};
 use crate::config::{Databases, Place};
 
 /// What is compared has to be in these.
@@ -33,6 +33,8 @@ pub struct Books {
 pub struct OpenException {
     pub exception: ExceptionId,
     pub home: UserId,
+    /// The withdrawal or the order.
+    pub subject: Uuid,
 }
 
 /// As the tables have a payment.
@@ -113,7 +115,10 @@ impl Books {
             moment.commit().await?;
             for row in rows {
                 let (subject, ours, _) = ours(row)?;
-                found.insert(subject, ours);
+                match found.entry(subject) {
+                    Entry::Vacant(none) => drop(none.insert(ours)),
+                    Entry::Occupied(mut other) => add(other.get_mut(), ours),
+                }
             }
         }
         Ok(found)
@@ -186,8 +191,8 @@ impl Books {
         let mut open = Vec::new();
         for (shards, connection) in &mut self.places {
             let mut moment = moment(connection).await?;
-            let rows: Vec<(Uuid, Option<Uuid>)> = sqlx::query_as(
-                "SELECT exception_id, user_id FROM reconciliation_exceptions
+            let rows: Vec<(Uuid, Option<Uuid>, Uuid)> = sqlx::query_as(
+                "SELECT exception_id, user_id, subject FROM reconciliation_exceptions
                  WHERE subject = ANY ($1) AND kind = $2 AND provider = $3 AND state = 'open' AND shard = ANY ($4)",
             )
             .bind(subjects)
@@ -197,12 +202,57 @@ impl Books {
             .fetch_all(&mut *moment)
             .await?;
             moment.commit().await?;
-            open.extend(rows.into_iter().map(|(exception, user)| OpenException {
+            open.extend(rows.into_iter().map(|(exception, user, subject)| OpenException {
                 exception: ExceptionId(exception),
                 home: UserId(user.unwrap_or(exception)),
+                subject,
             }));
         }
         Ok(open)
+    }
+
+    /// The days of the files of this provider that were compared, but for one run's.
+    pub async fn compared(&mut self, kind: Kind, provider: &Label, but: Uuid) -> Result<Vec<Days>> {
+        let mut days = Vec::new();
+        for (shards, connection) in &mut self.places {
+            let mut moment = moment(connection).await?;
+            let of_place: Vec<Days> = sqlx::query_as(
+                "SELECT DISTINCT from_day, to_day FROM reconciliation_runs
+                 WHERE kind = $1 AND provider = $2 AND run_id <> $3 AND finished_at IS NOT NULL AND shard = ANY ($4)",
+            )
+            .bind(kind.as_str())
+            .bind(provider.as_str())
+            .bind(but)
+            .bind(&*shards)
+            .fetch_all(&mut *moment)
+            .await?;
+            moment.commit().await?;
+            days.extend(of_place);
+        }
+        Ok(days)
+    }
+
+    /// Which of these a file did not have that should have: what comes later is their first line. Of those that a run has
+    /// explained, only this one's.
+    pub async fn awaited(&mut self, provider: &Label, subjects: &[Uuid], run: Uuid) -> Result<HashSet<Uuid>> {
+        let mut awaited = HashSet::new();
+        for (shards, connection) in &mut self.places {
+            let mut moment = moment(connection).await?;
+            let of_place: Vec<Uuid> = sqlx::query_scalar(
+                "SELECT subject FROM reconciliation_exceptions
+                 WHERE subject = ANY ($1) AND kind = 'recharges' AND provider = $2 AND difference = 'missing_in_file'
+                   AND coalesce(explained_by, $3) = $3 AND shard = ANY ($4)",
+            )
+            .bind(subjects)
+            .bind(provider.as_str())
+            .bind(run)
+            .bind(&*shards)
+            .fetch_all(&mut *moment)
+            .await?;
+            moment.commit().await?;
+            awaited.extend(of_place);
+        }
+        Ok(awaited)
     }
 
     /// How many exceptions a run has explained before it was interrupted.
@@ -233,11 +283,20 @@ async fn moment(connection: &mut PgConnection) -> sqlx::Result<Transaction<'_, P
     connection.begin_with("BEGIN READ ONLY; LOCK TABLE checkpoints IN ACCESS SHARE MODE").await
 }
 
+/// One order that was credited to two users, in two databases: all of it is what was credited, of whoever comes first.
+fn add(to: &mut Ours, other: Ours) {
+    let amount = to.figures.amount.saturating_add(other.figures.amount);
+    if other.user.0 < to.user.0 {
+        *to = other;
+    }
+    to.figures.amount = amount;
+}
+
 fn ours(row: PaymentRow) -> Result<(Uuid, Ours, DateTime<Utc>)> {
     let (subject, user, amount, currency, status, provider, reference, at) = row;
     let label = |text: Option<String>| text.map(|text| text.parse::<Label>()).transpose();
     let is_paid = status == "paid";
     let reference = reference.map(Reference::try_from).transpose()?;
     let figures = Figures { amount, currency: label(currency)?, status: status.parse()?, reference };
-    Ok((subject, Ours { user: UserId(user), provider: label(provider)?, is_paid, figures }, at))
+    Ok((subject, Ours { user: UserId(user), provider: label(provider)?, is_paid, at, figures }, at))
 }

@@ -1,11 +1,15 @@
 //! Whether a line of a file and the ledger agree. No IO here.
 
+use chrono::{DateTime, NaiveDate, Utc};
 use skyriff_domain::{
     Label, UserId,
     reconciliation::exception::{Difference, Figures},
 };
 
 use super::file::Line;
+
+/// The first day, and the day after the last.
+pub type Days = (NaiveDate, NaiveDate);
 
 /// What the ledger has of a payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +20,8 @@ pub struct Ours {
     pub provider: Option<Label>,
     /// Whether the points have moved for it.
     pub is_paid: bool,
+    /// When it became what it is.
+    pub at: DateTime<Utc>,
     pub figures: Figures,
 }
 
@@ -39,9 +45,15 @@ pub fn compare(provider: &Label, line: &Line, ours: Option<&Ours>) -> Option<Dif
     }
 }
 
+/// Whether what was paid on a day belongs to a file of before and not to this one, so that it was paid there already. A line
+/// that agrees leaves no trace; that a file of those days was compared does.
+pub fn is_of_before(at: DateTime<Utc>, this: Days, before: &[Days]) -> bool {
+    let has = |(from, to): Days| (from..to).contains(&at.date_naive());
+    !has(this) && before.iter().any(|days| has(*days))
+}
+
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
     use skyriff_domain::Reference;
     use uuid::Uuid;
 
@@ -62,7 +74,8 @@ mod tests {
         let ours = |provider: Option<&str>, amount, currency, status, reference| {
             let figures = figures(amount, currency, status, reference);
             let is_paid = status == "paid";
-            Some(Ours { user: UserId(Uuid::nil()), provider: provider.map(label), is_paid, figures })
+            let (user, at) = (UserId(Uuid::nil()), DateTime::UNIX_EPOCH);
+            Some(Ours { user, provider: provider.map(label), is_paid, at, figures })
         };
         let paid = |amount, currency| figures(amount, currency, "paid", Some("po_1"));
         let acme = Some("acme");
@@ -83,6 +96,24 @@ mod tests {
         for (theirs, ours, then) in table {
             let line = Line { number: 2, subject: Uuid::nil(), figures: theirs, at: DateTime::UNIX_EPOCH };
             assert_eq!(compare(&label("acme"), &line, ours.as_ref()), then, "{line:?} {ours:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_file_of_other_days_has_had_is_of_before() {
+        let day = |day| NaiveDate::from_ymd_opt(2026, 1, day).unwrap();
+        let at = |of| day(of).and_hms_opt(23, 59, 59).unwrap().and_utc();
+        let (this, first, overlapping) = ((day(8), day(15)), (day(1), day(8)), (day(5), day(12)));
+        for (of, before, then) in [
+            (3, vec![first], true),
+            (7, vec![overlapping], true),
+            (8, vec![first], false),
+            (9, vec![overlapping], false),
+            (3, vec![overlapping], false),
+            (15, vec![first], false),
+            (3, vec![], false),
+        ] {
+            assert_eq!(is_of_before(at(of), this, &before), then, "{of} {before:?}");
         }
     }
 }

@@ -30,7 +30,10 @@ use chrono::{DateTime, NaiveDate, Utc};
 use sha2::{Digest, Sha256};
 use skyriff_domain::{
     Label, Reference,
-    reconciliation::{Kind, exception::Figures},
+    reconciliation::{
+        Kind,
+        exception::{Figures, PAID},
+    },
 };
 use uuid::Uuid;
 
@@ -77,9 +80,6 @@ impl Line {
         self.figures.status.as_str() == PAID
     }
 }
-
-/// The one status that says that money has moved.
-const PAID: &str = "paid";
 
 const fn header(kind: Kind) -> &'static str {
     match kind {

@@ -3,7 +3,7 @@
 
 mod seal;
 
-use std::{fs, io::Write, path::Path};
+use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use reqwest::{Method, StatusCode};
@@ -211,6 +211,42 @@ async fn every_tampering_with_the_log_is_found_and_named() {
 }
 
 #[tokio::test]
+async fn seals_from_before_a_shard_had_any_event_hold_and_what_no_seal_reaches_is_named() {
+    let folder = Folder::new();
+    let dev = folder.dev().await;
+    let service = dev.api.as_caller(&folder.token("service", Uuid::from_u128(1)).await);
+    let mut log = superuser(&folder, "skyriff_events").await;
+    let outs = tempfile::tempdir().unwrap();
+    let sealer = Sealer::new(outs.path(), 7);
+    // The first seal of a store has no event of any shard, the next one of a single shard.
+    let nothing = sealer.seal(&mut log, "nothing").await;
+    let earned = service.earn(Uuid::from_u128(1), "first", 10).await.unwrap().with(StatusCode::CREATED).position();
+    let one = sealer.seal(&mut log, "one").await;
+    act(&service, 0).await;
+    let keys = sealer.keys(7);
+    let both = ["--checkpoint", &nothing.checkpoint, "--checkpoint", &one.checkpoint, "--keys", &keys];
+    let report = audit(&folder, &both).await;
+    passes(&report);
+    let (shard, position) = earned.split_once(':').unwrap();
+    assert_eq!((&report["sealed"], position), (&json!({ shard: 1 }), "1"));
+    let mut heads: BTreeMap<String, u64> = serde_json::from_value(report["heads"].clone()).unwrap();
+    heads.retain(|_, events| *events > 0);
+    let mut beyond = heads.clone();
+    *beyond.get_mut(shard).unwrap() -= 1;
+    beyond.retain(|_, events| *events > 0);
+    assert_eq!(report["not_sealed"], json!(beyond));
+    let said = folder.run(&[&["audit", "verify"], &both[..]].concat()).await.well().stdout;
+    assert!(said.contains(&format!("SHARD:HOW MANY: {shard}:1\n")), "{said}");
+    let (_, later) = said.split_once("not edited: ").unwrap();
+    assert_eq!(later.trim().split(' ').count(), beyond.len(), "{said}");
+    // And of what is sealed whole nothing is left.
+    let all = sealer.seal(&mut log, "all").await;
+    let report = audit(&folder, &["--checkpoint", &all.checkpoint, "--keys", &keys]).await;
+    assert_eq!((&report["sealed"], &report["not_sealed"]), (&json!(heads), &json!({})));
+    dev.interrupt().await.well();
+}
+
+#[tokio::test]
 async fn rows_of_read_models_that_were_changed_are_found_and_named() {
     let kept = Kept::new().await;
     let mut reads = superuser(&kept.folder, "skyriff_reads_0").await;
@@ -393,16 +429,9 @@ async fn the_newest_checkpoint_is_asked_for_and_a_replica_that_is_behind_is_chec
     refused.refused(&["there is no newest checkpoint to be had", "401"]);
 
     // A replica that stands still.
-    let options = PgConnectOptions::new_without_pgpass().socket(kept.folder.join("run/replica")).username("postgres");
-    let mut replica = PgConnection::connect_with(&options.database("skyriff_events")).await.unwrap();
     passes(&audit(&kept.folder, &["--replica"]).await);
     let before = audit(&kept.folder, &[]).await["events"].clone();
-    replica.execute("SELECT pg_wal_replay_pause()").await.unwrap();
-    eventually("a replica that stands still", async || {
-        let state = sqlx::query_scalar::<_, String>("SELECT pg_get_wal_replay_pause_state()");
-        (state.fetch_one(&mut replica).await.unwrap() == "paused").then_some(())
-    })
-    .await;
+    let mut replica = kept.folder.pause_replica().await;
     let service = kept.dev.api.as_caller(&kept.folder.token("service", Uuid::from_u128(1)).await);
     let user = Uuid::from_u128(1);
     let earned = service.earn(user, "one more", 10).await.unwrap().with(StatusCode::CREATED).position();

@@ -301,7 +301,16 @@ async fn a_person_is_forgotten_everywhere_and_the_books_stay() {
     folder.run(&asked).await.refused(&[]);
     let erased = folder.run(&[asked.as_slice(), &["--yes"]].concat()).await.well();
     assert!(erased.stdout.contains("is erased: event"), "{}", erased.stdout);
+    // An id of which nothing is known is more likely a mistake.
+    let (nobody, unknown) = (Uuid::new_v4(), "the log has nothing of");
+    let of_nobody = ask(&nobody);
+    let of_nobody: Vec<_> = of_nobody.iter().map(String::as_str).collect();
+    for more in [&[][..], &["--yes"]] {
+        let refused = folder.run(&[of_nobody.as_slice(), more].concat()).await;
+        assert!(refused.code == Some(1) && refused.stdout.contains(unknown), "{refused:?}");
+    }
     let again = folder.run(&[asked.as_slice(), &["--yes"]].concat()).await.well();
+    assert!(!erased.stdout.contains(unknown) && !again.stdout.contains(unknown), "{again:?}");
     assert!(again.stdout.contains("was erased before, by event"), "{}", again.stdout);
     let position = story.erase("by HTTP too").await.with(StatusCode::OK).position();
 
@@ -363,6 +372,9 @@ async fn a_person_is_forgotten_everywhere_and_the_books_stay() {
     let after = folder.audit().await;
     assert_eq!((&after["ledger"], &after["problems_total"]), (&before["ledger"], &json!(0)));
     assert_eq!(after["by_type"]["erasure.erased"], 1);
+    // That it is none is for whoever asks to say.
+    let erased = folder.run(&[of_nobody.as_slice(), &["--yes", "--unknown"]].concat()).await.well();
+    assert!(erased.stdout.contains(unknown) && erased.stdout.contains("is erased: event"), "{erased:?}");
     folder.run(&["rebuild", "all"]).await.well();
     folder.run(&["rebuild", "all", "--drop"]).await.well();
     let told = story.all_that_is_told(job, &withdrawal, &position).await;
@@ -391,12 +403,7 @@ async fn a_replica_that_has_not_heard_of_an_erasure_opens_nothing() {
         (keys.bind(story.user).fetch_one(&mut replica).await.unwrap() == 1).then_some(())
     })
     .await;
-    replica.execute("SELECT pg_wal_replay_pause()").await.unwrap();
-    eventually("a replica that stands still", async || {
-        let state = sqlx::query_scalar::<_, String>("SELECT pg_get_wal_replay_pause_state()");
-        (state.fetch_one(&mut replica).await.unwrap() == "paused").then_some(())
-    })
-    .await;
+    story.folder.pause_replica().await;
     story.erase("while it stands still").await.with(StatusCode::CREATED);
     let shown = story.own.get(&path).await.with(StatusCode::OK).json;
     assert_eq!(
@@ -432,6 +439,10 @@ async fn an_erasure_by_http_is_finished_by_a_process_and_only_an_operator_may_as
     let erased = story.operator.post(&path, "erase", Some(body.clone())).await.unwrap().with(StatusCode::CREATED);
     let again = story.operator.post(&path, "erase", Some(body)).await.unwrap().with(StatusCode::CREATED);
     assert_eq!((again.header("idempotent-replayed"), again.position()), ("true", erased.position()));
+    // Its story does not tell what comes of it, and says so.
+    let auditor = story.dev.api.as_caller(&story.folder.token("auditor", Uuid::from_u128(5)).await);
+    let told = auditor.get(&format!("/v1/ledger/events/{}/story", erased.position())).await.with(StatusCode::OK).json;
+    assert_eq!(told["course_is_whole"], false, "{told:#}");
     let path = format!("/v1/works/{work}");
     eventually("the work to be gone", async || {
         let answer = story.fresh(&story.dev.api, &path, &erased.position()).await;

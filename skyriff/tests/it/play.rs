@@ -137,6 +137,7 @@ async fn a_real_trace_comes_to_the_same_in_bulk() {
     books.agree_with(&folder.audit().await);
     let auditor = dev.api.as_caller(&folder.token("auditor", Uuid::from_u128(1)).await);
     crate::ledger::is_what_the_trace_says(&books, &auditor).await;
+    crate::proofs::events_are_proven(&folder, &dev.api).await;
     dev.interrupt().await.well();
 }
 

@@ -17,13 +17,39 @@ use uuid::Uuid;
 pub use self::auditor::{Auditor, sizes};
 use crate::{
     play::PLAY_MAX,
-    support::{Folder, Process, TRACE, eventually, skyriff},
+    support::{Api, Folder, Process, TRACE, eventually, skyriff},
 };
 
 /// Lines of the trace that are played: enough for full tiles in some shards.
 const LINES: usize = 5_000;
-/// Events that are asked for, spread over all of them.
-const EVENTS: u64 = 60;
+/// Events that are asked for while the trace is played, spread over all of them.
+const EVENTS: usize = 60;
+/// Events of a whole trace that are proven.
+const EVENTS_OF_TRACE: usize = 1_000;
+
+/// Some of the events that there are when each shard has so many: shard and position, the same in every run.
+fn some_events(sizes: &[u64], count: usize) -> impl Iterator<Item = (u16, u64)> {
+    let events = (0..16_u16).zip(sizes).flat_map(|(shard, size)| (1..=*size).map(move |position| (shard, position)));
+    let events: Vec<_> = events.collect();
+    let mut state = 7_u64;
+    std::iter::repeat_with(move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        events[usize::try_from(state >> 33).unwrap() % events.len()]
+    })
+    .take(count)
+}
+
+/// Events of a log that was played, each with its proof.
+pub async fn events_are_proven(folder: &Folder, api: &Api) {
+    let auditor = Auditor::of(folder, api).await;
+    let sizes = sizes(&auditor.all_sealed(folder).await);
+    let (mut answers, mut says) = (Vec::new(), Vec::new());
+    for (shard, position) in some_events(&sizes, EVENTS_OF_TRACE) {
+        answers.push(auditor.get(&format!("/v1/ledger/proofs/inclusion?event={shard}:{position}")).await);
+        says.push(format!("event {shard}:{position} is one of the {} that are sealed", sizes[usize::from(shard)]));
+    }
+    assert_eq!(auditor.verify_all(&answers).await, says);
+}
 
 #[tokio::test]
 async fn events_of_a_real_trace_are_shown_and_what_was_kept_is_their_beginning() {
@@ -47,12 +73,7 @@ async fn events_of_a_real_trace_are_shown_and_what_was_kept_is_their_beginning()
     assert!(old.iter().sum::<u64>() < new.iter().sum(), "{old:?} {new:?}");
 
     // Any event, by the newest checkpoint and by the one from between.
-    let events = (0..16_u16).zip(&new).flat_map(|(shard, size)| (1..=*size).map(move |position| (shard, position)));
-    let events: Vec<_> = events.collect();
-    let mut state = 7_u64;
-    for _ in 0..EVENTS {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let (shard, position) = events[usize::try_from(state >> 33).unwrap() % events.len()];
+    for (shard, position) in some_events(&new, EVENTS) {
         let answer = auditor.get(&format!("/v1/ledger/proofs/inclusion?event={shard}:{position}")).await;
         let says = format!("event {shard}:{position} is one of the {}", new[usize::from(shard)]);
         auditor.accepts("inclusion", &answer, None, &says).await;

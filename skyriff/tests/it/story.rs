@@ -1,7 +1,8 @@
 //! The story of an entry, as an auditor reads it.
 
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sqlx::Executor;
 use uuid::Uuid;
 
 use crate::support::{Api, Folder, eventually};
@@ -116,7 +117,10 @@ async fn a_withdrawal_is_told_from_the_request_to_the_payout_with_who_agreed_and
     let adjust = json!({ "bucket": "income", "direction": "credit", "points": 1, "reason": REASON });
     let adjusted = operator.post(&format!("/v1/users/{user}/adjustments"), "by hand", Some(adjust)).await.unwrap();
     let story = story_with(&auditor, &adjusted.position(), "points_account.adjusted").await;
-    assert_eq!(story["approvals"][0]["by"], format!("operator:{}", Uuid::from_u128(4)));
+    assert_eq!(
+        (&story["asked_by"]["actor"], &story["approvals"]),
+        (&json!(format!("operator:{}", Uuid::from_u128(4))), &json!([]))
+    );
     assert!(!story.to_string().contains(REASON), "{story:#}");
     assert_eq!(story["event"]["data"]["reason"], Value::Null);
 
@@ -186,5 +190,50 @@ async fn a_tip_between_two_shards_is_one_story_from_either_end() {
         [("points_account.spent", "same_course"), ("points_account.refunded", "this")],
         "{story:#}"
     );
+    dev.interrupt().await.well();
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_leaves_nothing_out() {
+    let folder = Folder::new();
+    let dev = folder.dev().await;
+    let service = dev.api.as_caller(&folder.token("service", Uuid::from_u128(2)).await);
+    let auditor = dev.api.as_caller(&folder.token("auditor", Uuid::from_u128(3)).await);
+    let (user, spend) = (dev.user, Uuid::from_u128(71));
+    service.earn(user, "points", 100).await.unwrap().with(StatusCode::CREATED);
+    let body = json!({ "spend": spend, "points": 5, "product": "sticker" });
+    let spent = dev.api.post(&format!("/v1/users/{user}/spends"), "a spend", Some(body)).await.unwrap();
+    let spent = spent.with(StatusCode::CREATED).position();
+    story_with(&auditor, &spent, "points_account.spent").await;
+    let mut replica = folder.pause_replica().await;
+
+    // What was recorded since is not there, and whoever knows of it asks for it.
+    let path = format!("/v1/users/{user}/spends/{spend}/refund");
+    let refunded = service.post(&path, "back", Some(json!({}))).await.unwrap().with(StatusCode::CREATED).position();
+    let story = async |event: &str, at_least: &str| {
+        let path = format!("/v1/ledger/events/{event}/story");
+        auditor.send(Method::GET, &path, &[("Skyriff-At-Least", at_least)], None).await.unwrap()
+    };
+    let told = story(&spent, &refunded).await.with(StatusCode::OK).json;
+    assert_eq!(
+        steps(&told),
+        [("points_account.spent", "this"), ("points_account.refunded", "same_course")],
+        "{told:#}"
+    );
+    // Of an event that a replica does not have, it has nothing to tell at all.
+    let body = json!({ "order": Uuid::from_u128(72), "points": 60 });
+    let path = format!("/v1/users/{user}/recharges");
+    let recharged = service.post(&path, "recharge", Some(body)).await.unwrap().with(StatusCode::CREATED).position();
+    let told = auditor.get(&format!("/v1/ledger/events/{recharged}/story")).await.with(StatusCode::OK).json;
+    let mut types: Vec<_> = steps(&told).into_iter().map(|(step, _)| step).collect();
+    types.sort_unstable();
+    assert_eq!(types, ["points_account.recharged", "recharge_order.credited"], "{told:#}");
+    let shard = recharged.split_once(':').unwrap().0;
+    let reaches = told["position"].as_str().unwrap().split(',').any(|place| place == recharged);
+    assert!(reaches, "{told:#}");
+    let never = story(&spent, &format!("{shard}:99999")).await;
+    never.is_problem(StatusCode::SERVICE_UNAVAILABLE, "not-that-fresh-yet");
+    story(&spent, "nowhere").await.is_problem(StatusCode::BAD_REQUEST, "malformed-request");
+    replica.execute("SELECT pg_wal_replay_resume()").await.unwrap();
     dev.interrupt().await.well();
 }

@@ -2,16 +2,19 @@
 //! stay, so whatever is sealed opens as before, while everything goes on.
 //!
 //! Afterwards the old master key can be destroyed, and with it goes what old versions of rows, write-ahead logs and
-//! backups have of keys that were destroyed.
+//! backups have of keys that were destroyed. Only when no key is wrapped by it any more: whoever's key is loses all that
+//! is sealed. So the keys are counted at the end, whoever has made some meanwhile.
 
 use skyriff_domain::UserId;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-use crate::{Error, MasterKeys, person_key::PersonKey};
+use crate::{Error, MasterKeys, master_keys::MasterKey, person_key::PersonKey};
 
 /// Keys of persons that are read at once.
 const PAGE: i64 = 1_000;
+/// How often all keys are gone through, when others were made by an old master key meanwhile.
+const PASSES_MAX: u32 = 5;
 
 /// What became of the keys in a database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct Rewrapped {
     pub current: u64,
     /// There is a tombstone in their place.
     pub destroyed: u64,
+    /// Wrapped by another master key all the same: some process goes on wrapping by it.
+    pub left: u64,
 }
 
 #[derive(FromRow)]
@@ -32,13 +37,27 @@ struct Row {
 }
 
 /// Wrap every key in a database by the first of these master keys, as the owner of the table. Interrupted, it goes on where
-/// it was; keys that are made or destroyed meanwhile are not in its way.
+/// it was; keys that are made or destroyed meanwhile are not in its way. [`Rewrapped::left`] has to be zero before any of
+/// the other master keys may go.
 ///
 /// # Errors
 /// [`Error`]: when a key is wrapped by a master key that is not among these, or has been changed. What was wrapped anew
 /// until then stays so.
 pub async fn rewrap(owner: &mut PgConnection, keys: &MasterKeys) -> Result<Rewrapped, Error> {
     let current = keys.current().ok_or(Error::NoKey)?;
+    let mut rewrapped = 0;
+    for _ in 0..PASSES_MAX {
+        rewrapped += pass(owner, keys, current).await?;
+        let done = count(owner, current, rewrapped).await?;
+        if done.left == 0 {
+            return Ok(done);
+        }
+    }
+    count(owner, current, rewrapped).await
+}
+
+/// Go through all keys once; how many were wrapped anew.
+async fn pass(owner: &mut PgConnection, keys: &MasterKeys, current: &MasterKey) -> Result<u64, Error> {
     let mut rewrapped = 0;
     let mut after = None::<Uuid>;
     loop {
@@ -74,12 +93,19 @@ pub async fn rewrap(owner: &mut PgConnection, keys: &MasterKeys) -> Result<Rewra
         .await?;
         rewrapped += done.rows_affected();
     }
-    let (all, destroyed): (i64, i64) = sqlx::query_as(
-        "SELECT count(*) FILTER (WHERE master_key_id = $1), count(*) FILTER (WHERE wrapped_key IS NULL) FROM person_keys",
+    Ok(rewrapped)
+}
+
+/// What there is now.
+async fn count(owner: &mut PgConnection, current: &MasterKey, rewrapped: u64) -> Result<Rewrapped, Error> {
+    let (all, destroyed, left): (i64, i64, i64) = sqlx::query_as(
+        "SELECT count(*) FILTER (WHERE master_key_id = $1), count(*) FILTER (WHERE wrapped_key IS NULL),
+                count(*) FILTER (WHERE master_key_id <> $1) FROM person_keys",
     )
     .bind(&current.id)
     .fetch_one(owner)
     .await?;
     let number = |count: i64| u64::try_from(count).unwrap_or_default();
-    Ok(Rewrapped { rewrapped, current: number(all).saturating_sub(rewrapped), destroyed: number(destroyed) })
+    let current = number(all).saturating_sub(rewrapped);
+    Ok(Rewrapped { rewrapped, current, destroyed: number(destroyed), left: number(left) })
 }

@@ -4,15 +4,12 @@ use std::{process::Stdio, sync::LazyLock, time::Duration};
 
 use rustix::process::{Pid, setpriority_process};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
     time::timeout,
 };
 
 use crate::{Stop, Why};
-
-/// What is kept of what a program complains about.
-const COMPLAINTS_BYTES_MAX: u64 = 8 * 1_024;
 
 /// Ends its program when its own parent is gone, however that came about.
 static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
@@ -32,8 +29,8 @@ pub(crate) enum RunError {
         source: std::io::Error,
     },
     /// It said no.
-    #[error("{program} ended with {status}: {said}")]
-    Failed { program: &'static str, status: std::process::ExitStatus, said: String },
+    #[error("{program} ended with {status}")]
+    Failed { program: &'static str, status: std::process::ExitStatus },
     /// It was to end earlier.
     #[error("{program} was stopped")]
     Stopped { program: &'static str, why: Why },
@@ -55,7 +52,7 @@ pub(crate) struct Bounds {
     pub(crate) time_max: Duration,
 }
 
-/// A command that ends with this process.
+/// A command that ends with this process. What it complains about is let go: it may quote what belongs to a person.
 pub(crate) fn command(program: &'static str) -> Command {
     let mut command = if *SETPRIV {
         let mut command = Command::new("setpriv");
@@ -64,7 +61,7 @@ pub(crate) fn command(program: &'static str) -> Command {
     } else {
         Command::new(program)
     };
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     command
 }
 
@@ -79,35 +76,23 @@ pub(crate) async fn run(
     let mut child = command.spawn().map_err(|source| RunError::Missing { program, source })?;
     be_nice(&child, bounds.niceness);
     let io = |source| RunError::Io { program, source };
-    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+    let Some(stdout) = child.stdout.take() else {
         return Err(io(std::io::ErrorKind::BrokenPipe.into()));
     };
-    let said = async {
-        let mut kept = Vec::new();
-        let mut stderr = stderr;
-        (&mut stderr).take(COMPLAINTS_BYTES_MAX).read_to_end(&mut kept).await.ok();
-        // The rest is let go by, or the program would wait for somebody to read it.
-        tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await.ok();
-        String::from_utf8_lossy(&kept).trim().to_owned()
-    };
-    let lines = async {
+    let whole = async {
         let mut lines = BufReader::new(stdout).lines();
         while let Some(text) = lines.next_line().await? {
             line(&text);
         }
-        Ok::<_, std::io::Error>(())
-    };
-    let whole = async {
-        let ((), said) = tokio::try_join!(lines, async { Ok(said.await) })?;
-        Ok((child.wait().await?, said))
+        child.wait().await
     };
     let ended = tokio::select! {
         ended = timeout(bounds.time_max, whole) => ended.map_err(|_| Why::TooLong),
         why = stop.heard() => Err(why),
     };
     match ended {
-        Ok(Ok((status, _))) if status.success() => Ok(()),
-        Ok(Ok((status, said))) => Err(RunError::Failed { program, status, said }),
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(RunError::Failed { program, status }),
         Ok(Err(source)) => Err(io(source)),
         Err(why) => {
             child.kill().await.ok();

@@ -87,7 +87,7 @@ pub enum Kept {
 impl Made {
     /// It is not what was asked for. What was paid for is still paid for; another attempt may come out better.
     pub(crate) fn wrong(&self, reason: String) -> Failure {
-        Failure { reason, retryable: true, cost: self.cost.clone() }
+        Failure { class: "wrong output", cost: self.cost.clone(), ..Failure::retryable(reason) }
     }
 
     /// It may well be what was asked for, and could not be looked at or put away: where it is kept, the next attempt takes
@@ -112,8 +112,10 @@ pub enum Ended {
 /// It did not work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Why, in words for whoever asked for it.
+    /// Why, in words for whoever asked for it. They may be the provider's, and quote what was asked for: nothing for a log.
     pub reason: String,
+    /// What kind of failure it is, in a word of ours: for the log.
+    pub class: &'static str,
     /// Whether another attempt may work.
     pub retryable: bool,
     /// What the provider wants all the same.
@@ -123,17 +125,17 @@ pub struct Failure {
 impl Failure {
     /// Another attempt may work.
     pub fn retryable(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), retryable: true, cost: Cost::none() }
+        Self { reason: reason.into(), class: "provider", retryable: true, cost: Cost::none() }
     }
 
     /// Another attempt may work, of a worker that is better off: this says nothing about the provider.
     pub fn of_worker(fault: WorkerFault) -> Self {
-        Self::retryable(fault.as_str())
+        Self { class: fault.as_str(), ..Self::retryable(fault.as_str()) }
     }
 
     /// Nor would another attempt.
     pub fn for_good(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), retryable: false, cost: Cost::none() }
+        Self { reason: reason.into(), class: "provider", retryable: false, cost: Cost::none() }
     }
 }
 

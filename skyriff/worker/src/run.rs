@@ -210,8 +210,8 @@ impl Worker {
                 }
                 told
             }
-            Err(Ended::Failed(Failure { reason, retryable, cost })) => {
-                tracing::warn!(job = %name, attempt, retryable, reason, "failed");
+            Err(Ended::Failed(Failure { reason, class, retryable, cost })) => {
+                tracing::warn!(job = %name, attempt, retryable, class, "failed");
                 self.api.fail(job, &reason, retryable, &cost).await
             }
             Err(Ended::Stopped(Why::TooLong)) => {

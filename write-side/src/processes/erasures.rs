@@ -2,7 +2,10 @@
 //!
 //! | event | what is done |
 //! |---|---|
-//! | a person was erased | what they showed is shown no longer; what was made of their prompts is deleted |
+//! | a person was erased | what they showed is shown no longer; what was made of their prompts is deleted; what was said of their payments before anybody knew whose they were is forgotten |
+//!
+//! An exception of a reconciliation that is about a payment of nobody has a key of its own, and its words may well be about
+//! the person whose the payment turns out to be. It is erased as a person is, by an event of its own.
 //!
 //! The key is gone with the event (the database destroys it in the same transaction), so what is sealed needs nothing
 //! here. All of it is safe to repeat: what is not shown is not taken down again, what is deleted is deleted.
@@ -42,6 +45,8 @@ struct Belongings {
     shown: Vec<WorkId>,
     /// What was made of their prompts.
     objects: Vec<String>,
+    /// What they were paid, and what they paid for.
+    payments: Vec<String>,
 }
 
 impl Erasures {
@@ -88,12 +93,42 @@ impl Erasures {
             .bind(user.to_string())
             .fetch_all(pool)
             .await?;
+            let payments = sqlx::query_scalar(
+                "SELECT payload #>> '{used,withdrawal}' FROM events
+                 WHERE aggregate_type = 'withdrawal_allowance' AND aggregate_id = $1 AND event_type = 'used'
+                 UNION
+                 SELECT payload #>> '{recharged,order}' FROM events
+                 WHERE aggregate_type = 'points_account' AND aggregate_id = $1 AND event_type = 'recharged'",
+            )
+            .bind(user.to_string())
+            .fetch_all(pool)
+            .await?;
             let shown = shown.iter().filter_map(|work| work.parse().ok()).collect();
-            Ok(Belongings { shown, objects: objects.into_iter().flatten().collect() })
+            Ok(Belongings { shown, objects: objects.into_iter().flatten().collect(), payments })
         };
-        let late = || sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the log does not answer"));
         timeout(LOOK_MAX, look).await.unwrap_or_else(|_| Err(late()))
     }
+
+    /// The exceptions about these payments that were found while nobody knew whose they are. They live by their own ids, in
+    /// whatever shard.
+    async fn of_nobody(&self, payments: &[String]) -> sqlx::Result<Vec<UserId>> {
+        let mut found = Vec::new();
+        for (_, pool) in self.places.iter().filter(|_| !payments.is_empty()) {
+            let look = sqlx::query_scalar(
+                "SELECT DISTINCT aggregate_id FROM events
+                 WHERE aggregate_type = 'reconciliation_exception' AND event_type = 'found'
+                   AND payload #>> '{found,user}' IS NULL AND payload #>> '{found,subject}' = ANY ($1)",
+            );
+            let look = look.bind(payments).fetch_all(pool);
+            let of_place: Vec<String> = timeout(LOOK_MAX, look).await.unwrap_or_else(|_| Err(late()))?;
+            found.extend(of_place.iter().filter_map(|exception| exception.parse().ok()).map(UserId));
+        }
+        Ok(found)
+    }
+}
+
+fn late() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the log does not answer"))
 }
 
 pub(super) const fn concerns(event: &RecordedEvent) -> bool {
@@ -112,7 +147,16 @@ pub async fn react(event: &RecordedEvent, with: &Services) -> Reaction {
 
 async fn take_down(event: &RecordedEvent, user: UserId, with: &Services, erasures: &Erasures) -> Result<(), String> {
     let found = erasures.belongings(event.at.shard, user).await.map_err(|error| error.to_string())?;
-    let Belongings { shown, objects } = found;
+    let Belongings { shown, objects, payments } = found;
+    let of_nobody = erasures.of_nobody(&payments).await.map_err(|error| error.to_string())?;
+    let forget = |exception: UserId| async move {
+        let Event::Erasure(erasure::Event::Erased { asked_by, reference }) = &event.event else { return Ok(()) };
+        let intent = Intent::Erase(erasure::Command { asked_by: *asked_by, reference: reference.clone() });
+        let forgotten =
+            with.command_now(Process::Erasures, event, &format!("forget {exception}"), exception, intent).await;
+        forgotten.map(drop).map_err(|failure| failure.to_string())
+    };
+    stream::iter(of_nobody).map(forget).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     let hide = |work: WorkId| async move {
         let intent = Intent::Work { work, command: Command::Unpublish { creator: user } };
         // When it happens is now: a work may have been shown, by its own time, after the erasure's.

@@ -48,6 +48,10 @@ pub(super) fn head(statement: &Statement) -> String {
     }
     line("Entries", entries.to_string());
     line("Log", ledger::told(&statement.positions).join(", "));
+    if !statement.completeness.complete {
+        let shards: Vec<_> = statement.completeness.incomplete.iter().map(ToString::to_string).collect();
+        line("Not complete", format!("the books may lack something of the shards {}", shards.join(", ")));
+    }
     text.push_str(
         "</dl>\n<table>\n<thead><tr><th>Time (UTC)</th><th>What</th><th>About</th><th>Event</th><th>Account</th>\
          <th>Unit</th><th class=\"n\">Amount</th><th class=\"n\">Balance</th></tr></thead>\n<tbody>\n",

@@ -8,7 +8,7 @@ use skyriff_domain::UserId;
 use utoipa::ToSchema;
 
 use super::Statement;
-use crate::ledger::{self, entries::BookEntry};
+use crate::ledger::{self, complete::Completeness, entries::BookEntry};
 
 /// A statement of an account, or of all accounts of a user, over a period.
 //
@@ -31,6 +31,8 @@ pub(super) struct StatementBody<'e> {
     /// The statement includes the log up to here.
     #[schema(example = json!(["3:1042"]))]
     positions: Vec<String>,
+    #[serde(flatten)]
+    completeness: Completeness,
 }
 
 /// What stands on an account.
@@ -72,6 +74,8 @@ struct Head<'s> {
 struct Tail {
     closing: Vec<StatementBalance>,
     positions: Vec<String>,
+    #[serde(flatten)]
+    completeness: Completeness,
 }
 
 fn balances(of: &BTreeMap<String, i64>) -> Vec<StatementBalance> {
@@ -107,7 +111,11 @@ pub(super) fn entry(to: &mut String, entry: &BookEntry, balance: i64, first: boo
 }
 
 pub(super) fn tail(to: &mut String, statement: &Statement) {
-    let tail = Tail { closing: balances(&statement.closing), positions: ledger::told(&statement.positions) };
+    let tail = Tail {
+        closing: balances(&statement.closing),
+        positions: ledger::told(&statement.positions),
+        completeness: statement.completeness.clone(),
+    };
     to.push_str("],");
     to.push_str(text(&tail).trim_start_matches('{'));
 }

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
 use skyriff_domain::{ShardCount, shard_of};
 use skyriff_edge::Role;
-use sqlx::Executor;
+use skyriff_postgres::databases::OWNER;
+use sqlx::{ConnectOptions, Executor};
 use uuid::Uuid;
 
-use super::books::{Books, Dice, Time, as_of, connect, text};
+use super::books::{Books, Dice, Time, as_of, connect, noon, text};
+use crate::api::Dead;
 
 fn sum<'a>(entries: impl Iterator<Item = &'a super::books::Entry>) -> (i64, i64) {
     entries.fold((0, 0), |(amount, count), entry| (amount + entry.amount, count + 1))
@@ -165,4 +168,86 @@ async fn an_answer_is_as_fresh_as_it_is_asked_to_be_and_says_how_fresh_it_is() {
     let moment: Time = "2026-03-04T05:06:07.000008Z".parse().unwrap();
     let told = books.found(&format!("balance?account=platform:expiry&at={}", text(moment))).await;
     assert_eq!(told["at"], text(moment));
+}
+
+#[tokio::test]
+async fn an_answer_says_whether_the_books_had_heard_of_everything_by_then() {
+    let books = Books::of(20).await;
+    // The books of shard 2 stand still: the log has one event more, and then one a day later.
+    let mut rows = connect(&books.databases[0]).await;
+    rows.execute("UPDATE checkpoints SET position = 1000 WHERE shard = 2").await.unwrap();
+    let mut log = books.databases[0].event_store(OWNER).connect().await.unwrap();
+    for (position, recorded_at) in [(1_001_i64, noon()), (1_002, noon() + chrono::TimeDelta::days(1))] {
+        sqlx::query("INSERT INTO events VALUES (2, $1, 'like', 'x', $1, 'liked', '1', '{}', '{}', $2, $2)")
+            .bind(position)
+            .bind(recorded_at)
+            .execute(&mut log)
+            .await
+            .unwrap();
+    }
+    let now = chrono::Utc::now();
+    let minute = chrono::TimeDelta::minutes(1);
+    let all: Vec<u16> = (0..16).collect();
+    let table = [
+        (String::new(), vec![2]),
+        (format!("&known_at={}", text(noon() - minute)), vec![]),
+        (format!("&known_at={}", text(noon())), vec![2]),
+        (format!("&known_at={}", text(noon() + minute)), vec![2]),
+        (format!("&at={}", text(noon() - minute)), vec![2]),
+        ("&shard=4".to_owned(), vec![]),
+        ("&shard=2".to_owned(), vec![2]),
+        // What is recorded until then is still to come.
+        (format!("&known_at={}", text(now + minute)), all.clone()),
+        (format!("&known_at={}", text(now)), all.clone()),
+        (format!("&shard=4&known_at={}", text(now + minute)), vec![4]),
+    ];
+    for (path, incomplete) in table {
+        for what in ["balance?account=platform:expiry", "trial-balance?", "holds?", "statement?account=platform:expiry"]
+        {
+            // A statement is of a period.
+            if what.starts_with("statement") && path.contains("&at=") {
+                continue;
+            }
+            let answer = books.get(&format!("{what}{path}")).await;
+            assert_eq!(
+                (&answer.body["complete"], &answer.body["incomplete"]),
+                (&json!(incomplete.is_empty()), &json!(incomplete)),
+                "{what}{path} {}",
+                answer.text
+            );
+        }
+    }
+    for (path, complete) in [("", "false"), ("&shard=4", "true")] {
+        for format in ["json", "csv", "html"] {
+            let answer = books.get(&format!("statement?account=platform:expiry&format={format}{path}")).await;
+            assert_eq!(answer.header("skyriff-complete"), Some(complete), "{format}{path}");
+            let says = answer.text.contains("may lack something of the shards 2<");
+            assert_eq!(says, format == "html" && complete == "false", "{}", answer.text);
+        }
+    }
+    // When the log moves on after it, and the books have, all of it is there.
+    rows.execute("UPDATE checkpoints SET position = 1001 WHERE shard = 2").await.unwrap();
+    let later = books.found(&format!("trial-balance?known_at={}", text(noon() + minute))).await;
+    assert_eq!(later["complete"], true);
+    // The books are there without the log, and say that nobody knows.
+    let dead = Dead::new();
+    let alone = books.beside(&dead.pool());
+    let answer = alone.send(alone.request(Role::Auditor, Uuid::nil(), "/v1/ledger/trial-balance?shard=4")).await;
+    assert_eq!((answer.kind(), &answer.body["incomplete"]), ((200, ""), &json!([4])));
+}
+
+#[tokio::test]
+async fn books_that_have_nothing_of_a_shard_do_not_answer_for_it() {
+    let books = Books::of(20).await;
+    let mut rows = connect(&books.databases[0]).await;
+    rows.execute("DELETE FROM checkpoints WHERE shard = 4").await.unwrap();
+    for path in
+        ["balance?account=platform:expiry", "entries?", "trial-balance?", "holds?", "statement?account=platform:expiry"]
+    {
+        let answer = books.get(path).await;
+        assert_eq!(answer.kind(), (503, "reads-unavailable"), "{path}");
+        assert_eq!(answer.body["detail"], "the books have nothing of 1 of the shards yet, 4 among them");
+        assert_eq!(books.get(&format!("{path}&shard=4")).await.kind(), (503, "reads-unavailable"), "{path}");
+        assert_eq!(books.get(&format!("{path}&shard=6")).await.kind(), (200, ""), "{path}");
+    }
 }

@@ -6,9 +6,12 @@ use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use serde_json::Value;
 use skyriff_domain::{ShardCount, ShardId, UserId, shard_of};
 use skyriff_edge::Role;
-use skyriff_postgres::{databases::OWNER, testing::TestDatabases};
-use skyriff_read_side::{ReadDatabase, Replicas, ledger_routes};
-use sqlx::{ConnectOptions, Executor, PgConnection};
+use skyriff_postgres::{
+    databases::{OWNER, QUERY},
+    testing::TestDatabases,
+};
+use skyriff_read_side::{ReadDatabase, Replicas, Stories, ledger_routes};
+use sqlx::{ConnectOptions, Executor, PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::api::{Answer, Api, LONG, primary};
@@ -183,12 +186,18 @@ pub(crate) async fn checkpoints(rows: &mut PgConnection, shards: &[ShardId], ver
     .unwrap();
 }
 
+fn over(places: Vec<ReadDatabase>, logs: Vec<ReadDatabase>) -> Api {
+    let replicas = Replicas::new(ShardCount::default(), places, LONG);
+    let (routes, _) = ledger_routes(replicas, Stories::new(logs)).split_for_parts();
+    Api::of(routes)
+}
+
 impl Books {
     pub(crate) async fn of(count: usize) -> Self {
         let mut dice = Dice(5);
         let users: Vec<_> = (1..=12_u128).map(|user| UserId(Uuid::from_u128(user))).collect();
         let entries = some_entries(&mut dice, &users, count);
-        let (mut databases, mut places) = (Vec::new(), Vec::new());
+        let (mut databases, mut places, mut logs) = (Vec::new(), Vec::new(), Vec::new());
         for half in 0..2_u16 {
             let database = TestDatabases::create().await;
             let shards: Vec<_> = ShardCount::default().shards().filter(|shard| shard.0 % 2 == half).collect();
@@ -197,11 +206,24 @@ impl Books {
             write(&mut rows, &own).await;
             sum_up(&mut rows).await;
             checkpoints(&mut rows, &shards, 2).await;
+            let log = TestDatabases::pool(database.event_store(QUERY));
+            logs.push(ReadDatabase { shards: shards.clone(), primary: log, replicas: Vec::new() });
             places.push(ReadDatabase { shards, primary: primary(&database), replicas: Vec::new() });
             databases.push(database);
         }
-        let (routes, _) = ledger_routes(Replicas::new(ShardCount::default(), places, LONG)).split_for_parts();
-        Self { entries, users, api: Api::of(routes), databases }
+        let api = over(places, logs);
+        Self { entries, users, api, databases }
+    }
+
+    /// The same books, with another log.
+    pub(crate) fn beside(&self, log: &PgPool) -> Api {
+        let halves = (0..2).zip(&self.databases).map(|(half, database)| {
+            let shards: Vec<_> = ShardCount::default().shards().filter(|shard| shard.0 % 2 == half).collect();
+            let log = ReadDatabase { shards: shards.clone(), primary: log.clone(), replicas: Vec::new() };
+            (ReadDatabase { shards, primary: primary(database), replicas: Vec::new() }, log)
+        });
+        let (places, logs) = halves.unzip();
+        over(places, logs)
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

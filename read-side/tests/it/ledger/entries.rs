@@ -72,5 +72,21 @@ async fn an_event_tells_all_that_it_has_posted() {
     assert_eq!(lines, books.entries.iter().filter(same).map(expected).collect::<Vec<_>>());
     assert_eq!(lines.len(), 2);
     assert_eq!(page["entries"][0]["reference"], entry.reference);
+    // Whoever asks for something else with it is told that they do not get it.
+    let user = books.users[0];
+    for other in [
+        "account=platform:transit".to_owned(),
+        format!("user={user}"),
+        "shard=3".to_owned(),
+        "time=occurred".to_owned(),
+        "from=2026-01-01T00:00:00Z".to_owned(),
+        "to=2026-01-01T00:00:00Z".to_owned(),
+        "order=newest".to_owned(),
+        "limit=1".to_owned(),
+        "cursor=x".to_owned(),
+    ] {
+        let answer = books.get(&format!("entries?event={}&{other}", entry.event())).await;
+        assert_eq!(answer.kind(), (400, "malformed-request"), "{other}");
+    }
     assert_eq!(books.found("entries?event=3:99999").await["entries"], Value::Array(Vec::new()));
 }

@@ -50,7 +50,10 @@ async fn holds_are_told_by_age_as_of_now_and_as_of_then() {
         (told, found)
     };
     let name = |of: &[(&str, i64)]| of.iter().map(|(event, left)| ((*event).to_owned(), *left)).collect::<Vec<_>>();
-    let (now, _) = held(String::new()).await;
+    let before = chrono::Utc::now();
+    let (now, found) = held(String::new()).await;
+    let as_of: chrono::DateTime<chrono::Utc> = serde_json::from_value(found["ages_as_of"].clone()).unwrap();
+    assert!((before..=chrono::Utc::now()).contains(&as_of), "{as_of}");
     assert_eq!(now, name(&[("0:1", 9), ("0:2", 3), ("2:4", 6)]));
     let then = |at: String| format!("&at={at}");
     assert_eq!(held(then(text(at(2)))).await.0, name(&[("0:1", 9), ("0:2", 8), ("2:3", 7)]));
@@ -59,7 +62,13 @@ async fn holds_are_told_by_age_as_of_now_and_as_of_then() {
     // At 11 nobody had said yet that the third was gone, and the second was known of.
     let known = format!("&at={}&known_at={}", text(at(11)), text(at(19)));
     assert_eq!(held(known).await.0, name(&[("0:1", 9), ("0:2", 3), ("2:3", 4)]));
-    assert_eq!(held(format!("&known_at={}", text(at(4)))).await.0, name(&[("0:1", 9), ("2:3", 4)]));
+    // As known at some time, they are as old as they were then.
+    let (told, found) = held(format!("&known_at={}", text(at(4)))).await;
+    assert_eq!(told, name(&[("0:1", 9), ("2:3", 4)]));
+    assert_eq!((&found["ages_as_of"], &found["holds"][0]["age_s"]), (&json!(at(4)), &json!(4 * 3_600)));
+    assert_eq!(found["ages"][1], json!({"at_least_s": 3_600, "holds": 2, "points": 13}));
+    let (_, found) = held(format!("&known_at={}&at={}", text(at(4)), text(at(2)))).await;
+    assert_eq!(found["ages_as_of"], json!(at(2)));
     let (_, found) = held(then(text(at(2 * 24)))).await;
     let ages: Vec<_> = found["ages"].as_array().unwrap().iter().map(|age| age["holds"].as_i64().unwrap()).collect();
     assert_eq!(ages, [1, 0, 2, 0, 0]);

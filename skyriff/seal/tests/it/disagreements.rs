@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use skyriff_domain::ShardId;
+use skyriff_seal::{Sealer, Settings};
 
 use crate::world::{World, eventually};
 
@@ -151,4 +152,20 @@ async fn a_tile_of_other_events_is_not_overwritten() {
     world.sealed(&[(1, 256)]).await;
     sealer.stop().await;
     world.check_history().await;
+}
+
+#[tokio::test]
+async fn nothing_is_sealed_that_no_standby_has_when_one_is_required() {
+    let mut world = World::new().await;
+    world.append(3, 2).await;
+    let strict = Sealer::start(Settings { require_standby: true, ..world.settings() });
+    // It says what is sealed, which is nothing, and goes no further.
+    world.sealed(&[(3, 0)]).await;
+    world.append(3, 2).await;
+    strict.stop().await;
+    world.sealed(&[(3, 0)]).await;
+    // Whoever requires none goes on from there.
+    let other = world.sealer();
+    world.sealed(&[(3, 4)]).await;
+    other.stop().await;
 }

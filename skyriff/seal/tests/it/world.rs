@@ -93,6 +93,7 @@ impl World {
             listen: vec![options],
             // A copy that is up to date, and the primary.
             logs: vec![LogPlace { shards, primary: self.pool(), replicas: vec![self.pool()] }],
+            require_standby: false,
         }
     }
 

@@ -9,11 +9,12 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use sqlx::{Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use tempfile::TempDir;
 use tokio::process::Command;
 use uuid::Uuid;
 
-use super::{Api, Ended, Process, skyriff};
+use super::{Api, Ended, Process, eventually, skyriff};
 
 /// Where a `skyriff dev` keeps everything. Dropped, it takes every process that works in it along.
 pub struct Folder(TempDir);
@@ -102,6 +103,19 @@ impl Folder {
         let (id, folder) = (id.to_string(), self.as_str());
         let minted = self.run(&["token", "--user", &id, "--role", role, "--folder", &folder]).await.well();
         minted.stdout.trim().to_owned()
+    }
+
+    /// The replica stands still from now on, until it is told `pg_wal_replay_resume()`: what comes back is a connection to it.
+    pub async fn pause_replica(&self) -> PgConnection {
+        let options = PgConnectOptions::new_without_pgpass().socket(self.join("run/replica")).username("postgres");
+        let mut replica = PgConnection::connect_with(&options.database("skyriff_events")).await.unwrap();
+        replica.execute("SELECT pg_wal_replay_pause()").await.unwrap();
+        eventually("a replica that stands still", async || {
+            let state = sqlx::query_scalar::<_, String>("SELECT pg_get_wal_replay_pause_state()");
+            (state.fetch_one(&mut replica).await.unwrap() == "paused").then_some(())
+        })
+        .await;
+        replica
     }
 
     /// What `skyriff audit verify` reports, when it finds nothing wrong.

@@ -216,6 +216,48 @@ async fn the_master_key_changes_while_people_come_and_go_and_all_that_is_sealed_
     }
 }
 
+/// Some process still has the old master key alone, and makes a key with each change, of persons who come before everybody
+/// else: whoever has passed them does not see them any more.
+async fn with_keys_that_come_late(databases: &TestDatabases, vault: &Vault, keys: u128) {
+    let late = (1..=keys).map(|person| UserId(Uuid::from_u128(person)));
+    for person in late.chain([someone()]) {
+        vault.seal(person, Purpose::WorkTitle, Uuid::nil(), b"a title").await.unwrap();
+    }
+    let come = "
+        ALTER TABLE person_keys DISABLE TRIGGER USER;
+        CREATE TABLE late AS SELECT * FROM person_keys WHERE user_id < '00000000-0000-0000-0000-000000000100';
+        DELETE FROM person_keys WHERE user_id IN (SELECT user_id FROM late);
+        ALTER TABLE person_keys ENABLE TRIGGER USER;
+        CREATE FUNCTION come() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            WITH next AS (
+                DELETE FROM late WHERE user_id = (SELECT user_id FROM late ORDER BY user_id DESC LIMIT 1) RETURNING *
+            )
+            INSERT INTO person_keys SELECT * FROM next;
+            RETURN NULL;
+        END
+        $$;
+        CREATE TRIGGER come AFTER UPDATE ON person_keys FOR EACH STATEMENT EXECUTE FUNCTION come();";
+    owner(databases).await.execute(come).await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_that_an_old_process_makes_meanwhile_are_wrapped_anew_or_counted() {
+    // How many come; how many are wrapped at the end, and how many are not: they come faster than they are looked for.
+    for (late, rewrapped, left) in [(0, 1, 0), (3, 4, 0), (12, 5, 1)] {
+        let databases = TestDatabases::create().await;
+        let (old, new) = (MasterKeys::generate(), MasterKeys::generate());
+        let of = |text: &str| MasterKeys::from_base64(text).unwrap();
+        with_keys_that_come_late(&databases, &vault_as(&databases, COMMAND, &of(&old)), late).await;
+        let both = of(&format!("{},{}", new.as_str(), old.as_str()));
+        let done = rewrap(&mut owner(&databases).await, &both).await.unwrap();
+        assert_eq!((done.rewrapped, done.current, done.left), (rewrapped, 0, left), "{late} come");
+        // Nobody says that the old one is needed no more while it is: with the new one alone it is an error.
+        let alone = rewrap(&mut owner(&databases).await, &of(&new)).await;
+        assert_eq!(alone.is_ok_and(|done| done.left == 0), left == 0);
+    }
+}
+
 #[tokio::test]
 async fn the_event_of_an_erasure_takes_the_key_with_it_or_neither_is_there() {
     let databases = TestDatabases::create().await;

@@ -80,7 +80,7 @@ impl From<RunError> for Ended {
             RunError::Failed { program, .. } => Failure::retryable(format!("{program} failed")),
             RunError::Missing { .. } | RunError::Io { .. } => Failure::of_worker(WorkerFault::NoProgram),
         };
-        // What a program complains about is for us; whoever asked for the video is told which one it was.
+        // What a program complains about nobody hears: it may quote what it was given to say or show.
         tracing::warn!(%error, "a program of the worker failed");
         failure.into()
     }

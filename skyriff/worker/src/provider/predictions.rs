@@ -127,14 +127,17 @@ impl Calls {
                     continue;
                 }
             };
-            tracing::info!(job = %job.job, error = %unclear, "nobody knows whether the prediction exists; looking it up");
+            let (class, status) = (unclear.class(), unclear.status());
+            tracing::info!(job = %job.job, class, status, "nobody knows whether the prediction exists; looking it up");
             loop {
                 wait.after(&unclear).await?;
                 match self.client.of_key(&key).await {
                     Ok(Some(prediction)) => return Ok(Begun { prediction, is_left: false }),
                     // It is known not to exist.
                     Ok(None) => break,
-                    Err(error) if error.may_pass() => tracing::debug!(%error, "cannot look a prediction up"),
+                    Err(error) if error.may_pass() => {
+                        tracing::debug!(class = error.class(), "cannot look a prediction up")
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -179,7 +182,9 @@ impl Calls {
         prediction: &Prediction,
         at: &Workplace<'_>,
     ) -> Result<(PathBuf, Format), Unmade> {
-        let gone = |reason: String| Unmade::Gone(Failure { reason, retryable: true, cost: prediction.cost() });
+        let gone = |reason: String| {
+            Unmade::Gone(Failure { class: "output gone", cost: prediction.cost(), ..Failure::retryable(reason) })
+        };
         let format = match job.kind {
             Kind::TextToVideo => Format::Mp4,
             Kind::TextToSpeech if prediction.output_is_mp3() => Format::Mp3,
@@ -201,7 +206,7 @@ impl Calls {
                     return Err(gone(format!("cannot fetch the output: {error}")));
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(job = %job.job, %error, "cannot write an output to the scratch folder");
+                    tracing::warn!(job = %job.job, class = error.class(), "cannot write an output to the scratch folder");
                     return Err(Failure::of_worker(WorkerFault::NoScratch).into());
                 }
                 Err(_) => break,
@@ -220,7 +225,10 @@ impl Calls {
                     let over = now.filter(|now| now.status.is_over() && !now.is_of_use());
                     return over.map_or_else(Cost::none, |over| over.cost());
                 }
-                Err(error) => tracing::warn!(prediction = prediction.id, %error, "cannot cancel a prediction"),
+                Err(error) => {
+                    let (class, status) = (error.class(), error.status());
+                    tracing::warn!(prediction = prediction.id, class, status, "cannot cancel a prediction");
+                }
             }
         }
         Cost::none()
@@ -259,14 +267,14 @@ impl Predictions {
     async fn make(&self, job: &JobSpec, at: Workplace<'_>) -> Result<Made, Ended> {
         let begun = self.begin(job, at.anew, at.stop).await?;
         let (is_left, was_over) = (begun.is_left, begun.was_over());
-        let reason = match self.finish(job, begun, &at).await {
+        let class = match self.finish(job, begun, &at).await {
             // Nobody knows what it cost.
-            Err(Unmade::Forgotten(failure)) if is_left => failure.reason,
+            Err(Unmade::Forgotten(failure)) if is_left => failure.class,
             // An earlier attempt has found that out, and told its cost.
-            Err(Unmade::Gone(failure)) if was_over => failure.reason,
+            Err(Unmade::Gone(failure)) if was_over => failure.class,
             made => return Ok(made?),
         };
-        tracing::info!(job = %job.job, reason, "what an earlier attempt has left is of no use; making another");
+        tracing::info!(job = %job.job, class, "what an earlier attempt has left is of no use; making another");
         let begun = self.begin(job, true, at.stop).await?;
         Ok(self.finish(job, begun, &at).await?)
     }
@@ -277,7 +285,12 @@ impl Predictions {
         let prediction = begun.prediction;
         let finish = async {
             let prediction = self.calls.follow(prediction.clone(), at).await?;
-            let failed = |reason: String, retryable| Failure { reason, retryable, cost: prediction.cost() };
+            let failed = |reason: String, retryable| Failure {
+                reason,
+                class: "prediction failed",
+                retryable,
+                cost: prediction.cost(),
+            };
             match prediction.status {
                 Status::Succeeded => {
                     let (file, format) = self.calls.fetch(job, &prediction, at).await?;
@@ -399,7 +412,8 @@ impl Wait {
 
 impl From<&CallError> for Failure {
     fn from(error: &CallError) -> Self {
-        Self { reason: format!("the provider failed: {error}"), retryable: error.is_retryable(), cost: Cost::none() }
+        let (reason, class) = (format!("the provider failed: {error}"), error.class());
+        Self { reason, class, retryable: error.is_retryable(), cost: Cost::none() }
     }
 }
 

@@ -34,8 +34,10 @@ pub enum Trouble {
     SlowAfter,
     /// Done, and the answer waits until it is let go.
     HeldAfter,
-    /// Refused: the job is wrong.
+    /// Refused: the job is wrong, which it quotes.
     Refuse,
+    /// Refused, with the same words: another create with this key is under way.
+    Conflict,
     /// Not there any more.
     Gone,
     /// An answer that is none.
@@ -112,7 +114,11 @@ async fn trouble(trouble: Option<Trouble>) -> Option<Response> {
             StatusCode::OK.into_response()
         }
         Trouble::Refuse => {
-            (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "detail": "this prompt is not allowed" }))).into_response()
+            let detail = "this prompt is not allowed: a lighthouse";
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "detail": detail }))).into_response()
+        }
+        Trouble::Conflict => {
+            (StatusCode::CONFLICT, Json(json!({ "detail": "a lighthouse is being made" }))).into_response()
         }
         Trouble::Gone => StatusCode::GONE.into_response(),
         Trouble::Nonsense => "<html>".into_response(),
@@ -120,7 +126,7 @@ async fn trouble(trouble: Option<Trouble>) -> Option<Response> {
 }
 
 fn is_done(trouble: Option<Trouble>) -> bool {
-    !matches!(trouble, Some(Trouble::Busy | Trouble::Error | Trouble::Refuse | Trouble::Gone))
+    !matches!(trouble, Some(Trouble::Busy | Trouble::Error | Trouble::Refuse | Trouble::Conflict | Trouble::Gone))
 }
 
 async fn create(State(hostile): State<Hostile>, headers: HeaderMap, Json(body): Json<Value>) -> Response {

@@ -1,6 +1,11 @@
 //! A worker from lease to delivery, and every way out in between.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use skyriff_domain::video_job::{Cost, Kind, WorkerFault};
@@ -14,7 +19,13 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{LIMIT, board::Board, eventually, predictions, provider::Hostile, video};
+use crate::{
+    LIMIT,
+    board::Board,
+    eventually, predictions,
+    provider::{Hostile, Trouble},
+    video,
+};
 
 const LIMITS: Limits = Limits {
     concurrency: 2,
@@ -297,4 +308,61 @@ async fn what_is_said_first_counts() {
     attempt.stopper.say(Why::Lost);
     attempt.stopper.say(Why::Over);
     assert_eq!(attempt.at().stop.heard().await, Why::Lost);
+}
+
+/// What is logged, as text.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_provider_says_is_told_and_never_logged() {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::TRACE);
+    let subscriber = subscriber.with_ansi(false).with_writer(move || writer.clone()).finish();
+    // All of the test is on this thread.
+    let _logging = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
+    let hostile = Hostile::start().await;
+    let running = Running::with(vec![Arc::new(predictions::provider(&hostile))], LIMITS).await;
+
+    // Refused, in words that quote the prompt.
+    hostile.with(|book| book.creates = [Trouble::Conflict, Trouble::Refuse].into());
+    running.board.post(&video(1, "a lighthouse", 1), "predictions");
+    let ended = running.ended(1).await;
+    assert!(ended[0].1["reason"].as_str().unwrap().contains("not allowed: a lighthouse"), "{ended:?}");
+    // Failed, likewise, and with a cost that is none.
+    hostile.with(|book| book.looks_needed = usize::MAX);
+    running.board.post(&video(2, "a lighthouse", 1), "predictions");
+    eventually("a prediction", async || {
+        hostile.with(|book| {
+            let prediction = book.predictions.first_mut()?;
+            prediction["error"] = "a lighthouse is too bright".into();
+            prediction["cost"] = serde_json::json!({ "micros": "a lighthouse", "currency": "usd" });
+            prediction["status"] = "failed".into();
+            Some(())
+        })
+    })
+    .await;
+    let ended = running.ended(2).await;
+    assert!(ended[1].1["reason"].as_str().unwrap().contains("a lighthouse is too bright"), "{ended:?}");
+    running.stop().await;
+    let logged = String::from_utf8(logged.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<_> = logged.lines().filter(|line| line.contains("skyriff_worker")).collect();
+    for class in
+        ["class=\"refused\" status=409", "class=\"refused\"", "class=\"prediction failed\"", "cost is not understood"]
+    {
+        assert!(lines.iter().any(|line| line.contains(class)), "no {class} in {lines:#?}");
+    }
+    assert!(!lines.iter().any(|line| line.contains("lighthouse")), "{lines:#?}");
 }

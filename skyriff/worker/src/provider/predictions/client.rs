@@ -83,7 +83,8 @@ impl Prediction {
         (0..=100).rev().find(|percent| f64::from(*percent) / 100.0 <= tenths).unwrap_or(0)
     }
 
-    /// What it wants for it. What is not understood counts as nothing, and is in the log.
+    /// What it wants for it. What is not understood counts as nothing, and that it was is in the log: what it said instead may be
+    /// anything.
     pub(super) fn cost(&self) -> Cost {
         #[derive(Deserialize)]
         struct Asked {
@@ -93,8 +94,8 @@ impl Prediction {
         let Some(cost) = &self.cost else { return Cost::none() };
         match serde_json::from_value::<Asked>(cost.clone()) {
             Ok(Asked { micros, currency }) => Cost { micros, currency },
-            Err(error) => {
-                tracing::warn!(prediction = self.id, %error, "the provider's cost is not understood");
+            Err(_) => {
+                tracing::warn!(prediction = self.id, "the provider's cost is not understood");
                 Cost::none()
             }
         }
@@ -165,6 +166,27 @@ pub(super) enum CallError {
 }
 
 impl CallError {
+    /// What went wrong, in a word of ours. What the provider said of it may quote the prompt.
+    pub(super) fn class(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Lost(_) => "answer lost",
+            Self::NotNow { .. } => "not now",
+            Self::Refused { .. } => "refused",
+            Self::Nonsense(_) => "not understood",
+            Self::TooLarge { .. } => "too large",
+            Self::File(_) => "not written",
+        }
+    }
+
+    /// What the provider answered, where it did.
+    pub(super) fn status(&self) -> Option<u16> {
+        match self {
+            Self::NotNow { status, .. } | Self::Refused { status, .. } => Some(status.as_u16()),
+            Self::Unreachable(_) | Self::Lost(_) | Self::Nonsense(_) | Self::TooLarge { .. } | Self::File(_) => None,
+        }
+    }
+
     /// Whether a create that ended so may have been carried out.
     pub(super) fn is_ambiguous(&self) -> bool {
         match self {
