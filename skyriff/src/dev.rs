@@ -76,8 +76,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         let master_keys = master_key::keys_of(&folder)?;
         seal::make_keys_in(&folder)?;
         let links = tuning.links.links(&folder, &tokens)?;
-        let mut sealing = tuning.seal.sealing(&roles, links.storage(), &folder)?;
-        sealing.require_standby |= tuning.require_standby;
+        let sealing = tuning.seal.sealing(&roles, links.storage(), &folder, tuning.require_standby)?;
         let storage = links.storage().clone();
         let running = {
             let (keys, links, sealing) = (Some(&master_keys), Some(links), Some(&sealing));

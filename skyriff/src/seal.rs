@@ -43,10 +43,6 @@ pub struct SealArguments {
     /// The file that holds them instead, a line each. The folder of `skyriff dev` has one.
     #[arg(long, env = "SKYRIFF_SEAL_PUBLIC_KEYS_FILE", conflicts_with = "seal_public_keys")]
     seal_public_keys_file: Option<PathBuf>,
-    /// Seal only where a commit means that a synchronous standby has it too: what is sealed and lost in a failover cannot be
-    /// unsealed. The same variable as for executors.
-    #[arg(long, env = "SKYRIFF_REQUIRE_STANDBY")]
-    seal_require_standby: bool,
 }
 
 /// Without the key.
@@ -64,20 +60,26 @@ pub struct Sealing {
     pub keys: Option<SealKeys>,
     /// For whoever reads.
     pub public: Option<PublicKeys>,
-    /// Whether only what a standby has too is sealed.
+    /// Whether only what a standby has too is sealed: what is sealed and lost in a failover cannot be unsealed.
     pub require_standby: bool,
 }
 
 impl SealArguments {
     /// What a process with these roles needs, as given, or else from the development folder.
-    pub fn sealing(&self, roles: &[Role], storage: &ObjectStorage, folder: &Path) -> Result<Sealing> {
+    pub fn sealing(
+        &self,
+        roles: &[Role],
+        storage: &ObjectStorage,
+        folder: &Path,
+        require_standby: bool,
+    ) -> Result<Sealing> {
         let keys = roles.contains(&Role::Seal).then(|| self.keys(folder)).transpose()?;
         let public = match &keys {
             Some(keys) => Some(keys.public().clone()),
             None if roles.contains(&Role::Query) => self.public(folder)?,
             None => None,
         };
-        Ok(Sealing { storage: storage.clone(), keys, public, require_standby: self.seal_require_standby })
+        Ok(Sealing { storage: storage.clone(), keys, public, require_standby })
     }
 
     fn keys(&self, folder: &Path) -> Result<SealKeys> {
@@ -189,8 +191,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     // Nobody has a token of a secret that nobody knows.
     let tokens = Tokens::new(token::new_secret().as_bytes())?;
     let storage = tuning.links.storage(&folder)?;
-    let mut sealing = tuning.seal.sealing(&roles, &storage, &folder)?;
-    sealing.require_standby |= tuning.require_standby;
+    let sealing = tuning.seal.sealing(&roles, &storage, &folder, tuning.require_standby)?;
     let running = Running::start(&databases, &tokens, None, None, Some(&sealing), &tuning, &streams, &roles).await?;
     println!("SkyRiff listens on http://{}", running.address);
     running.until(stop).await?;

@@ -152,7 +152,7 @@ pub struct Tuning {
     /// For how many hours an idempotency key is remembered at least.
     #[arg(long, env = "SKYRIFF_KEEP_KEYS_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=24 * 366))]
     keep_keys_hours: u32,
-    /// Answer a command only when a synchronous standby has it too: then an answer means that two machines have it.
+    /// Answer a command, and seal, only what a synchronous standby has too: then an answer means that two machines have it.
     /// Refuses to append where Postgres' synchronous_standby_names is not set.
     #[arg(long, env = "SKYRIFF_REQUIRE_STANDBY")]
     pub require_standby: bool,
@@ -188,7 +188,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let master_keys = seals_or_opens.then(|| master_key.keys(secret.folder())).transpose()?;
     let tokens = secret.tokens()?;
     let links = tuning.links.links(secret.folder(), &tokens)?;
-    let sealing = tuning.seal.sealing(roles, links.storage(), secret.folder())?;
+    let sealing = tuning.seal.sealing(roles, links.storage(), secret.folder(), tuning.require_standby)?;
     let (keys, links, sealing) = (master_keys.as_ref(), Some(links), Some(&sealing));
     let running = Running::start(&databases, &tokens, keys, links, sealing, tuning, streams, roles).await?;
     println!("SkyRiff listens on http://{}", running.address);

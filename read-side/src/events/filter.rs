@@ -200,12 +200,12 @@ fn in_ranges(ranges: &[Range]) -> String {
 
 /// A stream is the user's by its name, or by what its first event says.
 fn owned_by(user: UserId) -> String {
-    let first = StreamId::one_of_each().filter_map(|stream| match stream.owner() {
-        Owner::Named(_) => None,
-        Owner::InFirstEvent(found) => {
-            let places = found.iter().map(|place| format!("('{}', '{}')", stream.aggregate_type(), place.join(",")));
-            Some(listed(places))
-        }
+    let first = StreamId::one_of_each().flat_map(|stream| {
+        let places = match stream.owner() {
+            Owner::Named(_) => &[],
+            Owner::InFirstEvent(places) => places,
+        };
+        places.iter().map(move |place| format!("('{}', '{}')", stream.aggregate_type(), place.join(",")))
     });
     let first = listed(first);
     format!(
