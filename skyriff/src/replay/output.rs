@@ -2,9 +2,8 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Seek, SeekFrom, Write},
+    io::{BufWriter, Seek, SeekFrom, Write},
     path::Path,
-    thread::{self, JoinHandle},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,8 +13,6 @@ use skyriff_read_side::events::{Exported, exported::write_time};
 use super::parquet::Folder;
 
 const BUFFER_BYTES: usize = 1_024 * 1_024;
-/// After so many bytes the disk begins to write, so that it has little left to do at a checkpoint.
-const WRITE_BACK_BYTES: u64 = 32 * 1_024 * 1_024;
 const CSV_HEADER: &[u8] =
     b"shard,position,type,version,stream,sequence,occurred_at,recorded_at,actor,command_id,causation,data\n";
 
@@ -52,8 +49,6 @@ pub struct Lines {
     bytes: u64,
     is_csv: bool,
     row: Vec<u8>,
-    /// What the disk was last told to write: up to how many bytes, and whether it still does.
-    written_back: (u64, Option<JoinHandle<io::Result<()>>>),
 }
 
 impl Output {
@@ -82,8 +77,7 @@ impl Output {
         // What was written after the last checkpoint is written again.
         file.set_len(bytes)?;
         file.seek(SeekFrom::End(0))?;
-        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-        let mut lines = Lines { file, bytes, is_csv, row: Vec::new(), written_back: (bytes, None) };
+        let mut lines = Lines { file: BufWriter::with_capacity(BUFFER_BYTES, file), bytes, is_csv, row: Vec::new() };
         if is_csv && bytes == 0 {
             lines.put(CSV_HEADER)?;
         }
@@ -116,7 +110,6 @@ impl Output {
         match self {
             Self::Lines(lines) => {
                 lines.file.flush()?;
-                lines.wait_for_disk()?;
                 lines.file.get_ref().sync_data()?;
                 Ok(lines.bytes)
             }
@@ -129,21 +122,7 @@ impl Lines {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes)?;
         self.bytes += u64::try_from(bytes.len())?;
-        if self.bytes - self.written_back.0 >= WRITE_BACK_BYTES {
-            self.wait_for_disk()?;
-            let file = self.file.get_ref().try_clone()?;
-            self.written_back = (self.bytes, Some(thread::spawn(move || file.sync_data())));
-        }
         Ok(())
-    }
-
-    /// Until it has what it was last told to write.
-    fn wait_for_disk(&mut self) -> Result<()> {
-        match self.written_back.1.take().map(JoinHandle::join) {
-            Some(Ok(written)) => Ok(written?),
-            Some(Err(_)) => bail!("writing to disk ended badly"),
-            None => Ok(()),
-        }
     }
 }
 
