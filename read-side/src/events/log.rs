@@ -102,7 +102,8 @@ impl EventLogs {
         &self.0.stop
     }
 
-    /// The events after these positions, of at most `each` positions of each shard, from databases that have come at least so far.
+    /// The events after these positions, of at most `each` positions of each shard, from databases that have come at least so
+    /// far. A connection that is given up in the middle is closed: the pool finds rows on it where it expects none.
     pub(super) async fn read(
         &self,
         filter: &Filter,
