@@ -9,6 +9,10 @@
 //! stays in the buffer until the checkpoint has passed it; a full buffer pauses its partition. What the checkpoint has
 //! passed is dropped, whether it comes for the first time or again; what comes too early is a gap, and stops the shard.
 //!
+//! A topic may be lost and made anew. Offsets mean nothing then, and groups have given their partitions away while there
+//! were none. So a consumer whose topic is gone ends, and the next one waits until it is there; and one that meets a gap
+//! looks for its place once more before it believes it.
+//!
 //! How far behind the tables are is asked of the log itself: a topic that nobody fills, and a broker that is away, look
 //! from here as if there were nothing to do.
 
@@ -23,7 +27,7 @@ use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
-    error::{KafkaError, KafkaResult},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::BorrowedMessage,
 };
 use skyriff_domain::{LogPosition, Position, RecordedEvent, ShardId};
@@ -50,8 +54,13 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 const SESSION_MAX_MS: &str = "10000";
 /// What a consumer fetches ahead of the buffers, in KiB.
 const FETCHED_MAX_KIB: &str = "16384";
-/// The wait before a consumer that failed is made anew.
+/// The wait before a consumer that failed is made anew, and before it is looked again whether the topic is there.
 const BACK_OFF: Duration = Duration::from_secs(1);
+/// How long the cluster may take to say whether the topic is there.
+const ASK_MAX: Duration = Duration::from_secs(2);
+/// A member that was given nothing joins again after this time, once: whoever spread the partitions may not have known of
+/// the topic yet.
+const JOIN_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Shards that a group has given to this process, by `group`.
 const SHARDS: &str = "skyriff_kafka_shards";
@@ -101,18 +110,7 @@ impl Source for KafkaSource {
         if self.thread.is_finished() {
             return Err(LogError::Ended("the consumer has ended by itself"));
         }
-        let mut state = self.shared.state();
-        state.checkpoints.extend(after);
-        let mut read = BTreeMap::new();
-        for (shard, after) in after {
-            if let Some(feed) = state.feeds.get_mut(shard) {
-                feed.drop_until(*after);
-                if !feed.buffer.is_empty() {
-                    read.insert(*shard, feed.read(*shard, *after, usize::from(limit)));
-                }
-            }
-        }
-        Ok(read)
+        Ok(self.shared.state().read_after(after, usize::from(limit)))
     }
 
     async fn behind(&mut self, after: &BTreeMap<ShardId, Position>) -> Result<BTreeMap<ShardId, Behind>, LogError> {
@@ -161,6 +159,35 @@ struct State {
     checkpoints: BTreeMap<ShardId, Position>,
     /// The shards that the group has given us.
     feeds: BTreeMap<ShardId, Feed>,
+    /// Since when the group gives us nothing at all.
+    given_nothing_since: Option<Instant>,
+    /// After which positions there was a gap, and its shard's place was looked for again.
+    doubted: BTreeMap<ShardId, Position>,
+    /// The consumer may be at the wrong place, and another has to look for the right one.
+    is_misplaced: bool,
+}
+
+impl State {
+    fn read_after(&mut self, after: &BTreeMap<ShardId, Position>, limit: usize) -> BTreeMap<ShardId, ShardEvents> {
+        self.checkpoints.extend(after);
+        let mut all = BTreeMap::new();
+        for (shard, after) in after {
+            let Some(feed) = self.feeds.get_mut(shard) else { continue };
+            feed.drop_until(*after);
+            if feed.buffer.is_empty() {
+                continue;
+            }
+            let mut read = feed.read(*shard, *after, limit);
+            if let Some(LogError::Gap { after, .. }) = read.stopped_by
+                && self.doubted.insert(*shard, after) != Some(after)
+            {
+                read.stopped_by = None;
+                self.is_misplaced = true;
+            }
+            all.insert(*shard, read);
+        }
+        all
+    }
 }
 
 /// One shard's messages.
@@ -315,23 +342,63 @@ impl Shared {
     }
 }
 
+/// Why another consumer has to be made.
+#[derive(Debug, thiserror::Error)]
+enum Anew {
+    #[error("it failed: {0}")]
+    Failed(#[from] KafkaError),
+    #[error("the topic, or a part of it, is gone")]
+    TopicGone,
+    #[error("the group gave it nothing")]
+    GivenNothing,
+    #[error("there is a gap where it reads")]
+    Misplaced,
+    #[error("the tables have gone back")]
+    TablesGoneBack,
+}
+
 /// The thread: consumers, one after the other.
 fn follow(shared: &Arc<Shared>) {
     // Where to start is known from the first look at the tables on.
     while shared.state().checkpoints.is_empty() && !shared.stop.is_cancelled() {
         std::thread::sleep(LOOK_EVERY);
     }
+    let mut may_join_again = true;
     while !shared.stop.is_cancelled() {
-        match consume(shared) {
+        match consume(shared, may_join_again) {
             Ok(()) => break,
-            Err(error) => tracing::warn!(group = shared.group, %error, "a consumer failed; making another"),
+            Err(why) => {
+                tracing::warn!(group = shared.group, %why, "making another consumer");
+                may_join_again = !matches!(why, Anew::GivenNothing);
+            }
         }
-        shared.state().feeds.clear();
+        let mut state = shared.state();
+        state.feeds.clear();
+        (state.given_nothing_since, state.is_misplaced) = (None, false);
+        drop(state);
         std::thread::sleep(BACK_OFF);
     }
 }
 
-fn consume(shared: &Arc<Shared>) -> KafkaResult<()> {
+/// A group that spreads the partitions of a topic that is not there gives nobody any, and may leave it at that when it
+/// is made.
+fn wait_for_topic(shared: &Shared, consumer: &BaseConsumer<Member>) {
+    let topic = &shared.settings.topic;
+    let mut is_told = false;
+    while !shared.stop.is_cancelled() {
+        match consumer.fetch_metadata(Some(topic), ASK_MAX) {
+            Ok(metadata) if !metadata.topics().iter().any(|of| of.name() == topic && !of.partitions().is_empty()) => {}
+            // The consumer waits for brokers by itself.
+            Ok(_) | Err(_) => return,
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::warn!(group = shared.group, topic, "there is no such topic; waiting until a relay has made it");
+        }
+        std::thread::sleep(BACK_OFF);
+    }
+}
+
+fn consume(shared: &Arc<Shared>, may_join_again: bool) -> Result<(), Anew> {
     let mut config = shared.settings.consumer(&shared.group);
     config
         .set("partition.assignment.strategy", "roundrobin")
@@ -340,6 +407,7 @@ fn consume(shared: &Arc<Shared>) -> KafkaResult<()> {
         .set("fetch.wait.max.ms", "100")
         .set("queued.max.messages.kbytes", FETCHED_MAX_KIB);
     let consumer: BaseConsumer<Member> = config.create_with_context(Member(Arc::clone(shared)))?;
+    wait_for_topic(shared, &consumer);
     consumer.subscribe(&[&shared.settings.topic])?;
     let mut looked_at = Instant::now();
     let mut committed_at = Instant::now();
@@ -355,7 +423,10 @@ fn consume(shared: &Arc<Shared>) -> KafkaResult<()> {
             Some(Err(error)) => {
                 if let Some((code, why)) = consumer.client().fatal_error() {
                     tracing::error!(%code, why, "a consumer cannot go on");
-                    return Err(error);
+                    return Err(error.into());
+                }
+                if error.rdkafka_error_code().is_some_and(is_about_the_topic) {
+                    return Err(Anew::TopicGone);
                 }
                 context::warn(&error, "consuming");
             }
@@ -363,6 +434,10 @@ fn consume(shared: &Arc<Shared>) -> KafkaResult<()> {
         if looked_at.elapsed() >= LOOK_EVERY {
             looked_at = Instant::now();
             go_on(shared, &consumer)?;
+            let since = shared.state().given_nothing_since;
+            if may_join_again && since.is_some_and(|since| since.elapsed() >= JOIN_AGAIN_AFTER) {
+                return Err(Anew::GivenNothing);
+            }
         }
         if committed_at.elapsed() >= COMMIT_EVERY {
             committed_at = Instant::now();
@@ -373,13 +448,20 @@ fn consume(shared: &Arc<Shared>) -> KafkaResult<()> {
     Ok(())
 }
 
-/// Fetch shards again whose buffers have room, and go back in those whose checkpoint has gone back.
-fn go_on(shared: &Shared, consumer: &BaseConsumer<Member>) -> KafkaResult<()> {
+fn is_about_the_topic(code: RDKafkaErrorCode) -> bool {
+    [RDKafkaErrorCode::UnknownTopic, RDKafkaErrorCode::UnknownPartition, RDKafkaErrorCode::UnknownTopicOrPartition]
+        .contains(&code)
+}
+
+/// Fetch shards again whose buffers have room; whether this consumer still is where it has to be.
+fn go_on(shared: &Shared, consumer: &BaseConsumer<Member>) -> Result<(), Anew> {
     let mut roomy = Vec::new();
     let mut gone_back = false;
+    let is_misplaced;
     {
         let mut state = shared.state();
-        let State { checkpoints, feeds } = &mut *state;
+        is_misplaced = state.is_misplaced;
+        let State { checkpoints, feeds, .. } = &mut *state;
         for (shard, feed) in feeds {
             if feed.paused && feed.buffer.len() <= BUFFER_LOW {
                 feed.paused = false;
@@ -393,9 +475,9 @@ fn go_on(shared: &Shared, consumer: &BaseConsumer<Member>) -> KafkaResult<()> {
     }
     if gone_back {
         // Rare: somebody builds the tables anew. A new member starts where they are.
-        return Err(KafkaError::Seek("the tables have gone back".to_owned()));
+        return Err(Anew::TablesGoneBack);
     }
-    Ok(())
+    if is_misplaced { Err(Anew::Misplaced) } else { Ok(()) }
 }
 
 /// A hint for whoever starts here next.
@@ -449,6 +531,7 @@ impl ConsumerContext for Member {
                 for (shard, (_, floor)) in starts {
                     state.feeds.insert(shard, Feed { floor, ..Feed::default() });
                 }
+                state.given_nothing_since = (given.count() == 0).then(Instant::now);
                 self.count(&state);
                 let shards = state.feeds.keys().map(ToString::to_string).collect::<Vec<_>>().join(" ");
                 tracing::info!(group = shared.group, shards, "the group gives us shards");
@@ -457,6 +540,7 @@ impl ConsumerContext for Member {
                 commit(shared, consumer, CommitMode::Async);
                 let mut state = shared.state();
                 state.feeds.clear();
+                state.given_nothing_since = None;
                 self.count(&state);
                 tracing::info!(group = shared.group, "the group spreads the shards anew");
             }

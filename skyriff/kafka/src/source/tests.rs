@@ -57,6 +57,32 @@ fn positions_decide_what_is_read() {
     }
 }
 
+/// Offsets may be those of a topic that was lost and made anew: what looks like a gap is none when read from its place.
+#[test]
+fn a_gap_is_believed_when_it_is_met_again_from_a_place_that_was_looked_for() {
+    let after = |position: i64| BTreeMap::from([(SHARD, Position(position))]);
+    let with = |state: &mut State, positions: &[i64]| {
+        let positions: Vec<_> = positions.iter().copied().map(Some).collect();
+        state.feeds.insert(SHARD, feed(&positions));
+        state.is_misplaced = false;
+    };
+    let mut state = State::default();
+    with(&mut state, &[5, 6, 8]);
+    // What comes before it is applied all the same.
+    let read = state.read_after(&after(5), 10).remove(&SHARD).unwrap();
+    assert_eq!(read.events, [event(6)]);
+    assert!(read.stopped_by.is_none() && state.is_misplaced);
+
+    with(&mut state, &[6, 8]);
+    let read = state.read_after(&after(6), 10).remove(&SHARD).unwrap();
+    assert!(matches!(read.stopped_by, Some(LogError::Gap { .. })) && !state.is_misplaced);
+
+    // Another one may be none again.
+    with(&mut state, &[8, 10]);
+    assert_eq!(state.read_after(&after(7), 10)[&SHARD].events, [event(8)]);
+    assert!(state.is_misplaced);
+}
+
 #[test]
 fn what_is_read_stays_until_it_is_done_and_is_then_committed() {
     let mut feed = feed(&[Some(1), Some(2), Some(3)]);
@@ -79,7 +105,7 @@ fn out_of_reach() -> Shared {
         settings: Settings::new(&nobody.to_string()),
         group: "group".to_owned(),
         shards,
-        state: Mutex::new(State { checkpoints, feeds: BTreeMap::new() }),
+        state: Mutex::new(State { checkpoints, ..State::default() }),
         more: Notify::new(),
         stop: CancellationToken::new(),
     }

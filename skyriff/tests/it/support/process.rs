@@ -29,6 +29,9 @@ pub fn skyriff(arguments: &[&str]) -> Command {
     command
 }
 
+/// How much of what a process has said is shown when a test fails.
+const LAST_LINES: usize = 100;
+
 /// A running process. Dropped, it is killed.
 pub struct Process {
     child: Child,
@@ -112,6 +115,18 @@ impl Process {
             timeout(Duration::from_secs(5), reader).await.ok();
         }
         Ended { code: exit.unwrap().code(), stdout: self.stdout(), stderr: self.stderr() }
+    }
+}
+
+/// What a process said last is what somebody wants to read who sees that a test has failed.
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let said = self.stderr();
+            let lines: Vec<_> = said.lines().collect();
+            let last = lines.len().saturating_sub(LAST_LINES);
+            eprintln!("process {:?} had said last:\n{}", self.child.id(), lines[last..].join("\n"));
+        }
     }
 }
 
