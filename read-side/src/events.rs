@@ -7,7 +7,7 @@ pub mod cursor;
 pub mod exported;
 pub mod filter;
 pub mod log;
-mod row;
+mod rows;
 mod stream;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -32,7 +32,7 @@ pub use self::{
     exported::{Exported, Masks},
     filter::Filter,
     log::EventLogs,
-    row::Row,
+    rows::{ByShard, OtherForm, Row, Rows},
 };
 
 use crate::replicas::AtLeast;
@@ -188,7 +188,7 @@ pub(crate) async fn events(
         log::ReadError::NotYet { newest } => {
             Problem::new(&Kind::NOT_YET).retry_after_s(1).with("newest", newest.to_string())
         }
-        log::ReadError::Gap { .. } => Problem::fault(&error),
+        log::ReadError::Gap { .. } | log::ReadError::Form(_) => Problem::fault(&error),
     })?;
     let content_type = match format {
         Format::Ndjson => "application/x-ndjson",

@@ -29,7 +29,9 @@ mod worker;
 
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
 
 /// A command is some dozens of small allocations, most of them made by one thread and given back by another.
 #[global_allocator]
@@ -93,11 +95,24 @@ enum Command {
     Audit(audit::Command),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     telemetry::log(&cli.log, cli.log_format);
-    let result = match cli.command {
+    // One thread that reads waits for the socket itself. With more of them another one waits and wakes it, for each message.
+    let reads_alone = matches!(cli.command, Command::Replay(_));
+    let mut runtime = if reads_alone { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    let result = runtime.enable_all().build().context("no threads to run with");
+    match result.and_then(|runtime| runtime.block_on(run(cli.command))) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    match command {
         Command::Dev(arguments) => dev::run(arguments).await,
         Command::Demo(arguments) => demo::run(arguments).await,
         Command::Serve(arguments) => serve::run(arguments).await,
@@ -116,12 +131,5 @@ async fn main() -> ExitCode {
         Command::Erase(arguments) => erase::run(arguments).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Audit(command) => audit::run(command).await,
-    };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
     }
 }

@@ -13,6 +13,7 @@
 //! All shards advance together because their events lie between each other on disk: shard after shard, every page of the
 //! table would be read again for each of them.
 
+mod kept;
 mod manifest;
 mod output;
 mod parquet;
@@ -32,7 +33,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use skyriff_domain::{Position, ShardId, UserId};
 use skyriff_postgres::databases::{self, QUERY};
 use skyriff_read_side::events::{
-    Exported, Filter, Masks, Row,
+    ByShard, Filter, Masks, Row, Rows,
     cursor::Positions,
     filter::{AggregateType, EventType, Range},
     log::{BY_RANGE, Order, heads, read_ranges},
@@ -42,6 +43,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    kept::{Kept, keep},
     manifest::{Manifest, Place},
     output::{Format, Output},
 };
@@ -50,9 +52,10 @@ use crate::{
     serve,
 };
 
-/// Positions of all shards together that are read at once, and how many such windows may wait to be written.
+/// Positions of all shards together that are read at once.
 const WINDOW: i64 = 65_536;
-const WINDOWS: usize = 1;
+/// Windows in memory: one is read while another is written, and then the other way round.
+const WINDOWS: usize = 2;
 /// Positions of all shards together in a round, unless `--segment` says otherwise.
 const ROUND: i64 = 2_000_000;
 /// A database gets so long to answer, and a replica to come as far as the export goes.
@@ -108,9 +111,13 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         .with_style(ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} positions, {per_sec}, {eta} left")?);
     bar.set_position(manifest.positions_read());
     let (pieces, received) = mpsc::channel(WINDOWS);
+    let (written, spare) = mpsc::channel(WINDOWS);
+    for _ in 0..WINDOWS {
+        written.try_send(ByShard::new())?;
+    }
     let mut writer = Writer { output, manifest: manifest.clone(), place: place.clone(), bar: bar.clone() };
-    let writing = tokio::task::spawn_blocking(move || writer.write(received).map(|()| writer.manifest));
-    let read = read(&databases, &manifest, &pieces, &stop).await;
+    let writing = tokio::task::spawn_blocking(move || writer.write(received, &written).map(|()| writer.manifest));
+    let read = read(&databases, &manifest, &pieces, spare, &stop).await;
     drop(pieces);
     // A writer that fails stops the reader, so its reason is the one to tell.
     let mut manifest = writing.await??;
@@ -245,8 +252,8 @@ async fn behind(
 
 /// What the reader hands to the writer.
 enum Piece {
-    /// A window: of each shard, what passed the filter.
-    Rows(BTreeMap<ShardId, Vec<Row>>),
+    /// A window: what passed the filter.
+    Rows(ByShard),
     /// The round is over: up to here each shard was read.
     Round(Positions),
 }
@@ -256,6 +263,7 @@ async fn read(
     databases: &Databases,
     manifest: &Manifest,
     pieces: &mpsc::Sender<Piece>,
+    mut spare: mpsc::Receiver<ByShard>,
     stop: &CancellationToken,
 ) -> Result<bool> {
     let mut reader = Reader::connect(databases, manifest).await?;
@@ -267,9 +275,14 @@ async fn read(
         for window in 1..=windows {
             let window = part(&begin, &round, window, windows);
             let rows = tokio::select! {
-                rows = reader.read(&manifest.filter, &read, &window) => rows?,
-                () = stop.cancelled() => return Ok(false),
+                rows = async {
+                    // The writer has failed, and says why.
+                    let Some(memory) = spare.recv().await else { return Ok(None) };
+                    reader.read(&manifest.filter, &read, &window, memory).await.map(Some)
+                } => rows?,
+                () = stop.cancelled() => None,
             };
+            let Some(rows) = rows else { return Ok(false) };
             // The writer has failed, and says why.
             if pieces.send(Piece::Rows(rows)).await.is_err() {
                 return Ok(false);
@@ -311,7 +324,10 @@ fn part(begin: &Positions, end: &Positions, window: i64, windows: i64) -> Positi
 }
 
 /// A connection to each database that has shards of the export.
-struct Reader(Vec<(Vec<ShardId>, PgConnection)>);
+struct Reader {
+    format: Format,
+    databases: Vec<(Vec<ShardId>, PgConnection, Masks)>,
+}
 
 impl Reader {
     async fn connect(databases: &Databases, manifest: &Manifest) -> Result<Self> {
@@ -320,34 +336,42 @@ impl Reader {
         for place in &databases.event_store {
             let shards: Vec<_> = upto.keys().copied().filter(|shard| place.shards.contains(shard)).collect();
             if !shards.is_empty() {
-                connections.push((shards, connect(place, &upto).await?));
+                connections.push((shards, connect(place, &upto).await?, Masks::default()));
             }
         }
-        let found = connections.iter().flat_map(|(shards, _)| shards).collect::<Vec<_>>();
+        let found = connections.iter().flat_map(|(shards, ..)| shards).collect::<Vec<_>>();
         if let Some(missing) = upto.keys().find(|shard| !found.contains(shard)) {
             bail!("shard {missing} has no database");
         }
-        Ok(Self(connections))
+        Ok(Self { format: manifest.format, databases: connections })
     }
 
-    /// What lies between these positions and passes, of all databases side by side.
+    /// What lies between these positions and passes, of all databases side by side. `memory` is used again.
     async fn read(
         &mut self,
         filter: &Filter,
         after: &Positions,
         upto: &Positions,
-    ) -> Result<BTreeMap<ShardId, Vec<Row>>> {
+        mut memory: ByShard,
+    ) -> Result<ByShard> {
+        memory.values_mut().for_each(Rows::clear);
         let mut reads = Vec::new();
-        for (shards, connection) in &mut self.0 {
+        let format = self.format;
+        for (shards, connection, masks) in &mut self.databases {
             let mut ranges = Vec::new();
-            for shard in shards {
+            for shard in &*shards {
                 let (Some(after), Some(upto)) = (after.get(shard), upto.get(shard)) else { continue };
                 if after < upto {
                     ranges.push(Range { shard: i16::try_from(shard.0)?, after: after.0, upto: upto.0 });
                 }
             }
+            let mut rows: ByShard = shards.iter().filter_map(|shard| memory.remove_entry(shard)).collect();
             reads.push(async move {
-                if ranges.is_empty() { Ok(BTreeMap::new()) } else { read_ranges(connection, filter, &ranges).await }
+                if !ranges.is_empty() {
+                    let keep = |row: Row<'_>, kept: &mut Vec<u8>| keep(row, format, masks, kept);
+                    read_ranges(connection, filter, &ranges, &mut rows, keep).await?;
+                }
+                Ok::<_, anyhow::Error>(rows)
             });
         }
         let rows = try_join_all(reads).await.context("the event log cannot be read")?;
@@ -355,7 +379,7 @@ impl Reader {
     }
 
     async fn close(self) -> Result<()> {
-        for (_, connection) in self.0 {
+        for (_, connection, _) in self.databases {
             connection.close().await?;
         }
         Ok(())
@@ -371,25 +395,25 @@ struct Writer {
 }
 
 impl Writer {
-    fn write(&mut self, mut pieces: mpsc::Receiver<Piece>) -> Result<()> {
+    /// Until there are no more pieces; the memory of each goes back to the reader.
+    fn write(&mut self, mut pieces: mpsc::Receiver<Piece>, spare: &mpsc::Sender<ByShard>) -> Result<()> {
         let mut masks = Masks::default();
         let mut segments = self.segments()?;
-        let mut line = Vec::new();
         while let Some(piece) = pieces.blocking_recv() {
             match piece {
                 Piece::Rows(rows) => {
-                    for (shard, rows) in rows {
-                        let segment = segments.get_mut(&shard).context("a shard that nobody asked for")?;
-                        for row in &rows {
-                            let event = Exported::of(row, &mut masks)?;
-                            segment.order.check(event.at)?;
-                            line.clear();
-                            event.write_json_line(&mut line);
-                            segment.hash.add(&line);
-                            self.output.write(&event, &line)?;
+                    for (shard, rows) in rows.iter().filter(|(_, rows)| !rows.is_empty()) {
+                        let segment = segments.get_mut(shard).context("a shard that nobody asked for")?;
+                        for kept in rows.iter() {
+                            segment.order.check(kept.at)?;
+                            let (at, kept) = (kept.at, Kept::of(kept.bytes, self.manifest.format)?);
+                            segment.hash.add(kept.line);
+                            self.output.write(at, kept, &mut masks)?;
                         }
                         self.bar.inc(u64::try_from(rows.len())?);
                     }
+                    // A reader that has ended needs none.
+                    spare.try_send(rows).ok();
                 }
                 Piece::Round(upto) => {
                     for (shard, segment) in &segments {

@@ -11,7 +11,7 @@ use serde_json::{Value, value::RawValue};
 use skyriff_domain::{Event, LogPosition, StreamId, personal::Members, stream::DecodeError};
 use skyriff_proof::copy::Columns;
 
-use super::row::{OtherForm, Row};
+use super::rows::{OtherForm, Row};
 
 const DAY_US: i64 = 86_400_000_000;
 
@@ -117,12 +117,12 @@ impl<'r> Exported<'r> {
     ///
     /// # Errors
     /// [`ExportError`]: an event that is not known cannot be masked, so it does not leave.
-    pub fn of(row: &'r Row, masks: &mut Masks) -> Result<Self, ExportError> {
+    pub fn of(row: Row<'r>, masks: &mut Masks) -> Result<Self, ExportError> {
         let (at, event) = (row.at, row.columns()?);
         let damaged = |source| ExportError::Damaged { at, source };
         let personal = masks.of(&event).map_err(|source| ExportError::Unreadable { at, source })?;
         let metadata: Metadata<'r> = serde_json::from_str(event.metadata).map_err(damaged)?;
-        let kind = |actor: &str| actor.find(':').unwrap_or(actor.len());
+        let kind = |actor: &str| actor.bytes().position(|byte| byte == b':').unwrap_or(actor.len());
         Ok(Self {
             at,
             aggregate_type: event.aggregate_type,
@@ -146,25 +146,26 @@ impl<'r> Exported<'r> {
     pub fn write_json_line(&self, out: &mut Vec<u8>) {
         let LogPosition { shard, position } = self.at;
         out.extend_from_slice(b"{\"id\":\"");
-        decimal(i64::from(shard.0), out);
+        write_number(i64::from(shard.0), out);
         out.push(b':');
-        decimal(position.0, out);
+        write_number(position.0, out);
+        // These are names of ours, or the event would not be known: there is nothing in them to escape.
         out.extend_from_slice(b"\",\"type\":\"");
-        escaped(self.aggregate_type, out);
+        out.extend_from_slice(self.aggregate_type.as_bytes());
         out.push(b'.');
-        escaped(self.event_type, out);
+        out.extend_from_slice(self.event_type.as_bytes());
         out.extend_from_slice(b"\",\"version\":\"");
-        escaped(self.version, out);
+        out.extend_from_slice(self.version.as_bytes());
         out.extend_from_slice(b"\",\"shard\":");
-        decimal(i64::from(shard.0), out);
+        write_number(i64::from(shard.0), out);
         out.extend_from_slice(b",\"position\":");
-        decimal(position.0, out);
+        write_number(position.0, out);
         out.extend_from_slice(b",\"stream\":\"");
-        escaped(self.aggregate_type, out);
+        out.extend_from_slice(self.aggregate_type.as_bytes());
         out.push(b'/');
         escaped(self.aggregate_id, out);
         out.extend_from_slice(b"\",\"sequence\":");
-        decimal(self.sequence, out);
+        write_number(self.sequence, out);
         out.extend_from_slice(b",\"occurred_at\":\"");
         write_time(self.occurred_at_us, out);
         out.extend_from_slice(b"\",\"recorded_at\":\"");
@@ -212,7 +213,7 @@ fn mask(object: &mut Value, member: &str) {
     }
 }
 
-/// Names and ids have nothing to escape; what has is escaped.
+/// Ids have nothing to escape; what has is escaped.
 fn escaped(text: &str, out: &mut Vec<u8>) {
     // Looking at all of them is faster than stopping at the first that has to be escaped, which is hardly ever there.
     if text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\')) {
@@ -222,7 +223,8 @@ fn escaped(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-fn decimal(number: i64, out: &mut Vec<u8>) {
+/// A number as text.
+pub fn write_number(number: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
@@ -231,15 +233,9 @@ pub fn write_time(time_us: i64, out: &mut Vec<u8>) {
     let (day, in_day) = (time_us.div_euclid(DAY_US), time_us.rem_euclid(DAY_US));
     write_day(day, out);
     let (seconds, micros) = (in_day / 1_000_000, in_day % 1_000_000);
-    out.push(b'T');
-    digits(seconds / 3_600, 2, out);
-    out.push(b':');
-    digits(seconds / 60 % 60, 2, out);
-    out.push(b':');
-    digits(seconds % 60, 2, out);
-    out.push(b'.');
-    digits(micros, 6, out);
-    out.push(b'Z');
+    let [[h, i], [m, n], [s, t]] = [seconds / 3_600, seconds / 60 % 60, seconds % 60].map(two_digits);
+    let [[a, b], [c, d], [e, f]] = [micros / 10_000, micros / 100, micros].map(two_digits);
+    out.extend_from_slice(&[b'T', h, i, b':', m, n, b':', s, t, b'.', a, b, c, d, e, f, b'Z']);
 }
 
 /// The date of a day counted from 1970-01-01.
@@ -250,11 +246,10 @@ pub fn write_day(day: i64, out: &mut Vec<u8>) {
         write!(out, "{date}").ok();
         return;
     }
-    digits(i64::from(date.year()), 4, out);
-    out.push(b'-');
-    digits(i64::from(date.month()), 2, out);
-    out.push(b'-');
-    digits(i64::from(date.day()), 2, out);
+    let year = i64::from(date.year());
+    let [[c, e], [y, z]] = [year / 100, year].map(two_digits);
+    let [[m, n], [d, f]] = [date.month(), date.day()].map(i64::from).map(two_digits);
+    out.extend_from_slice(&[c, e, y, z, b'-', m, n, b'-', d, f]);
 }
 
 /// The day of a time, counted from 1970-01-01.
@@ -262,14 +257,9 @@ pub const fn day_of(time_us: i64) -> i64 {
     time_us.div_euclid(DAY_US)
 }
 
-fn digits(number: i64, count: usize, out: &mut Vec<u8>) {
-    let start = out.len();
-    out.resize(start + count, b'0');
-    let mut rest = number;
-    for digit in out.iter_mut().skip(start).rev() {
-        *digit += u8::try_from(rest % 10).unwrap_or_default();
-        rest /= 10;
-    }
+/// The last two digits of what is not negative.
+fn two_digits(number: i64) -> [u8; 2] {
+    [number / 10 % 10, number % 10].map(|digit| b'0' + u8::try_from(digit).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Reading the log for export: pages of several shards at once, from the first database that answers.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     cursor::Positions,
     filter::{Filter, Range},
-    row::{OtherForm, Row},
+    rows::{ByShard, OtherForm, Row, Rows},
 };
 use crate::replicas::{AtLeast, ReadDatabase};
 
@@ -62,16 +61,17 @@ pub enum ReadError {
         /// What was read before it.
         after: Position,
     },
+    /// A row has other columns than the log's.
+    #[error(transparent)]
+    Form(#[from] OtherForm),
     /// The database said no, or is gone.
     #[error("the event log cannot be read")]
     Database(#[from] sqlx::Error),
 }
 
-/// What was read at once.
+/// What was read at once, beside the rows.
 #[derive(Debug, Default)]
 pub(super) struct Page {
-    /// In order of their positions.
-    pub(super) rows: BTreeMap<ShardId, Vec<Row>>,
     /// Up to where each shard was read, whether or not anything passed the filter.
     pub(super) read: Positions,
     /// The last position that the database has of each shard.
@@ -103,20 +103,24 @@ impl EventLogs {
     }
 
     /// The events after these positions, of at most `each` positions of each shard, from databases that have come at least so
-    /// far. A connection that is given up in the middle is closed: the pool finds rows on it where it expects none.
+    /// far, in place of what `rows` has of these shards. A connection that is given up in the middle is closed: the pool
+    /// finds rows on it where it expects none.
     pub(super) async fn read(
         &self,
         filter: &Filter,
         after: &Positions,
         at_least: &AtLeast,
         each: i64,
+        rows: &mut ByShard,
     ) -> Result<Page, ReadError> {
         let mut page = Page::default();
         for database in &self.0.databases {
             let of_it = after.iter().filter(|(shard, _)| database.shards.contains(shard));
             let of_it: Positions = of_it.map(|(shard, position)| (*shard, *position)).collect();
             if !of_it.is_empty() {
-                self.read_database(database, filter, &of_it, at_least, each, &mut page).await?;
+                let read = self.read_database(database, filter, &of_it, at_least, each, rows).await?;
+                page.read.extend(read.read);
+                page.heads.extend(read.heads);
             }
         }
         Ok(page)
@@ -129,27 +133,26 @@ impl EventLogs {
         after: &Positions,
         at_least: &AtLeast,
         each: i64,
-        page: &mut Page,
-    ) -> Result<(), ReadError> {
+        rows: &mut ByShard,
+    ) -> Result<Page, ReadError> {
         let first = self.0.next.fetch_add(1, Ordering::Relaxed);
         let count = database.replicas.len();
         let turns = (0..count).filter_map(|turn| database.replicas.get((first + turn) % count));
         let pools = turns.map(|pool| (pool, "replica")).chain([(&database.primary, "primary")]);
         let mut furthest: Option<LogPosition> = None;
         for (pool, from) in pools {
-            match timeout(ANSWER_MAX, read_pool(pool, filter, after, at_least, each)).await {
-                Ok(Ok(read)) => {
+            match timeout(ANSWER_MAX, read_pool(pool, filter, after, at_least, each, rows)).await {
+                Ok(Ok(page)) => {
                     counter!(PAGES, "from" => from).increment(1);
-                    page.rows.extend(read.rows);
-                    page.read.extend(read.read);
-                    page.heads.extend(read.heads);
-                    return Ok(());
+                    return Ok(page);
                 }
                 Ok(Err(ReadError::Database(error))) => {
                     tracing::warn!(from, %error, "an event store's database does not answer; trying the next");
                 }
                 Ok(Err(ReadError::NotYet { newest })) => furthest = furthest.max(Some(newest)),
-                Ok(Err(error @ (ReadError::Unavailable | ReadError::Gap { .. }))) => return Err(error),
+                Ok(Err(error @ (ReadError::Unavailable | ReadError::Gap { .. } | ReadError::Form(_)))) => {
+                    return Err(error);
+                }
                 Err(_) => tracing::warn!(from, "an event store's database takes too long; trying the next"),
             }
         }
@@ -163,6 +166,7 @@ async fn read_pool(
     after: &Positions,
     at_least: &AtLeast,
     each: i64,
+    rows: &mut ByShard,
 ) -> Result<Page, ReadError> {
     let mut connection = pool.acquire().await?;
     // On the same connection, so that the rows are of a database that has come at least this far.
@@ -185,19 +189,19 @@ async fn read_pool(
     if ranges.is_empty() {
         return Ok(page);
     }
-    match read_ranges(&mut connection, filter, &ranges).await {
-        Ok(rows) => page.rows = rows,
-        Err(error) => {
-            // What the database still has to say about it would be taken for the answer to the next question.
-            drop(connection.detach());
-            return Err(error.into());
-        }
+    let as_it_is = |row: Row<'_>, kept: &mut Vec<u8>| -> Result<(), ReadError> {
+        row.keep(kept);
+        Ok(())
+    };
+    if let Err(error) = read_ranges(&mut connection, filter, &ranges, rows, as_it_is).await {
+        // What the database still has to say about it would be taken for the answer to the next question.
+        drop(connection.detach());
+        return Err(error);
     }
     for (shard, upto) in &page.read {
         let start = after.get(shard).copied().unwrap_or_default();
-        let rows = page.rows.get(shard).map(Vec::as_slice).unwrap_or_default();
         let mut order = Order::new(filter, *shard, start);
-        for row in rows {
+        for row in rows.get(shard).into_iter().flat_map(Rows::iter) {
             order.check(row.at)?;
         }
         order.end(*upto)?;
@@ -205,47 +209,33 @@ async fn read_pool(
     Ok(page)
 }
 
-/// The events of these ranges that pass, by shard and in order of their positions. Of each shard at most one range.
+/// What `keep` writes of each event of these ranges that passes, by shard and in order of their positions, in place of
+/// what `rows` has of these shards. Of each shard at most one range.
 ///
 /// # Errors
-/// As sqlx's.
-pub async fn read_ranges(
+/// As sqlx's, and as `keep`'s; what is in `rows` is not to be used then.
+pub async fn read_ranges<E: From<sqlx::Error> + From<OtherForm>>(
     connection: &mut PgConnection,
     filter: &Filter,
     ranges: &[Range],
-) -> sqlx::Result<BTreeMap<ShardId, Vec<Row>>> {
-    let mut shards: BTreeMap<ShardId, InOrder> = BTreeMap::new();
+    rows: &mut ByShard,
+    mut keep: impl FnMut(Row<'_>, &mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    for range in ranges {
+        let rows = rows.entry(ShardId(u16::try_from(range.shard).unwrap_or_default())).or_default();
+        rows.clear();
+        if filter.is_everything() {
+            rows.reserve(usize::try_from(range.upto - range.after).unwrap_or_default());
+        }
+    }
     let mut sent = connection.copy_out_raw(&filter.copy(ranges)).await?;
     while let Some(message) = sent.try_next().await? {
-        let row = Row::of(&message).map_err(|OtherForm| sqlx::Error::Decode(OtherForm.into()))?;
-        if let Some(row) = row {
-            shards.entry(row.at.shard).or_default().push(row);
+        if let Some(row) = Row::in_message(&message)? {
+            rows.entry(row.at.shard).or_default().push(row.at, |kept| keep(row, kept))?;
         }
     }
-    Ok(shards.into_iter().map(|(shard, rows)| (shard, rows.finish())).collect())
-}
-
-/// Rows that lie on disk as they were appended, but for places that were free there.
-#[derive(Default)]
-struct InOrder {
-    rows: Vec<Row>,
-    last: Position,
-    is_not: bool,
-}
-
-impl InOrder {
-    fn push(&mut self, row: Row) {
-        self.is_not |= row.at.position < self.last;
-        self.last = row.at.position;
-        self.rows.push(row);
-    }
-
-    fn finish(mut self) -> Vec<Row> {
-        if self.is_not {
-            self.rows.sort_by_key(|row| row.at.position);
-        }
-        self.rows
-    }
+    rows.values_mut().for_each(Rows::order);
+    Ok(())
 }
 
 /// For connections that read the log. Told that a range is a guess of many rows, the planner would look through the whole

@@ -5,7 +5,7 @@
 //! rows of two pages, and two pieces.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     future::ready,
     io,
     sync::{
@@ -30,7 +30,7 @@ use super::{
     exported::{ExportError, Exported, Masks},
     filter::Filter,
     log::{EventLogs, ReadError},
-    row::Row,
+    rows::{ByShard, Row, Rows},
 };
 use crate::replicas::AtLeast;
 
@@ -198,6 +198,8 @@ struct Merge {
     logs: EventLogs,
     wanted: Wanted,
     shards: BTreeMap<ShardId, ShardLog>,
+    /// Memory to read into.
+    memory: ByShard,
     masks: Masks,
     sent: u64,
 }
@@ -211,7 +213,7 @@ struct ShardLog {
     read: Position,
     /// The last position that is known to be there; the end, unless the stream follows.
     head: Position,
-    rows: VecDeque<Row>,
+    rows: Rows,
 }
 
 impl ShardLog {
@@ -225,7 +227,7 @@ impl Merge {
     fn new(logs: EventLogs, wanted: Wanted) -> Self {
         let of = |after: Position| ShardLog { sent: after, read: after, ..ShardLog::default() };
         let shards = wanted.after.iter().map(|(shard, after)| (*shard, of(*after))).collect();
-        Self { logs, wanted, shards, masks: Masks::default(), sent: 0 }
+        Self { logs, wanted, shards, memory: ByShard::default(), masks: Masks::default(), sent: 0 }
     }
 
     /// Positions of each shard in a page.
@@ -253,8 +255,8 @@ impl Merge {
     }
 
     async fn read_after(&mut self, after: &Positions, moves_on: bool) -> Result<bool, ReadError> {
-        let page = self.logs.read(&self.wanted.filter, after, &self.wanted.at_least, self.each()).await?;
-        let mut rows = page.rows;
+        let (wanted, each) = (&self.wanted, self.each());
+        let page = self.logs.read(&wanted.filter, after, &wanted.at_least, each, &mut self.memory).await?;
         let anything = !page.read.is_empty();
         for (shard, head) in page.heads {
             let Some(log) = self.shards.get_mut(&shard) else { continue };
@@ -264,7 +266,9 @@ impl Merge {
             }
             if let Some(upto) = page.read.get(&shard) {
                 log.read = *upto;
-                log.rows.extend(rows.remove(&shard).unwrap_or_default());
+                if let Some(rows) = self.memory.get_mut(&shard) {
+                    log.rows.append(rows);
+                }
             }
         }
         Ok(anything)
@@ -305,7 +309,7 @@ impl Merge {
     fn earliest(&self) -> Result<Option<ShardId>, ExportError> {
         let mut earliest = None;
         for (shard, log) in &self.shards {
-            let Some(row) = log.rows.front() else { continue };
+            let Some(row) = log.rows.first() else { continue };
             let recorded = row.recorded_at_us()?;
             if earliest.is_none_or(|(_, first)| recorded < first) {
                 earliest = Some((*shard, recorded));
@@ -316,18 +320,15 @@ impl Merge {
 
     fn write_next(&mut self, shard: ShardId, piece: &mut Vec<u8>) -> Result<(), ExportError> {
         let Some(log) = self.shards.get_mut(&shard) else { return Ok(()) };
-        let Some(row) = log.rows.pop_front() else { return Ok(()) };
-        let event = Exported::of(&row, &mut self.masks)?;
-        log.sent = event.at.position;
-        match self.wanted.format {
-            Format::Ndjson => event.write_json_line(piece),
-            Format::Sse => {
-                piece.extend_from_slice(b"id: ");
-                piece.extend_from_slice(self.cursor().as_bytes());
-                piece.extend_from_slice(b"\ndata: ");
-                event.write_json_line(piece);
-                piece.push(b'\n');
-            }
+        let Some(Row { at, .. }) = log.rows.first() else { return Ok(()) };
+        log.sent = at.position;
+        if self.wanted.format == Format::Sse {
+            piece.extend_from_slice(format!("id: {}\ndata: ", self.cursor()).as_bytes());
+        }
+        let Some(row) = self.shards.get_mut(&shard).and_then(|log| log.rows.pop_first()) else { return Ok(()) };
+        Exported::of(row, &mut self.masks)?.write_json_line(piece);
+        if self.wanted.format == Format::Sse {
+            piece.push(b'\n');
         }
         Ok(())
     }

@@ -30,8 +30,10 @@ use crate::{
 const DATABASE: &str = "bench_replay";
 /// More than Postgres keeps in its own memory, as in any store that is worth exporting.
 const EVENTS: u64 = 1_000_000;
-/// Everything is done so often, in turn; the best of each counts, since other work on the machine only slows it.
-const ROUNDS: usize = 3;
+/// Everything is done so often, in turn. What is compared is of one round, which a machine that is faster now and slower
+/// then treats alike, and the median round counts.
+const ROUNDS: usize = 7;
+const COPY: &str = "COPY to nowhere";
 const SECRET: &str = "a secret of the benchmark, for itself only";
 const ROWS: &str = "SELECT shard, position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload,
                            metadata, occurred_at, recorded_at FROM events";
@@ -46,11 +48,11 @@ pub async fn run(server: &Server, folder: &Path, report: &mut Report) -> Result<
     let mut connection = server.options(databases::QUERY, DATABASE).connect().await?;
     let (mut node, url) = serve(server).await?;
 
-    let mut best: BTreeMap<&str, Duration> = BTreeMap::new();
+    let mut rounds: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for round in 1..=ROUNDS {
         eprintln!("· replay: round {round} of {ROUNDS}");
         let took = [
-            ("COPY to nowhere", copy(&mut connection, ROWS).await?),
+            (COPY, copy(&mut connection, ROWS).await?),
             ("replay to NDJSON", replay(server, folder, "events.ndjson").await?),
             ("replay to CSV", replay(server, folder, "events.csv").await?),
             ("replay to Parquet", replay(server, folder, "events.parquet").await?),
@@ -60,20 +62,39 @@ pub async fn run(server: &Server, folder: &Path, report: &mut Report) -> Result<
             ("COPY to nowhere, in order", copy(&mut connection, &format!("{ROWS} ORDER BY shard, position")).await?),
         ];
         for (what, took) in took {
-            let best = best.entry(what).or_insert(took);
-            *best = took.min(*best);
+            rounds.entry(what).or_default().push(took);
         }
     }
     node.kill().await?;
-    let per_second = |took: &Duration| f64::from(u32::try_from(events).unwrap_or(u32::MAX)) / took.as_secs_f64();
-    let copied = best.get("COPY to nowhere").map(per_second).context("nothing was copied")?;
-    for (what, took) in &best {
-        let per_second = per_second(took);
-        let note = format!("{:.2} of COPY", per_second / copied);
+    let copied = rounds.get(COPY).context("nothing was copied")?;
+    let events_f64 = f64::from(u32::try_from(events).unwrap_or(u32::MAX));
+    for (what, took) in &rounds {
+        let per_second = sorted(took.iter().map(|took| events_f64 / took.as_secs_f64()));
+        let of_copy = sorted(copied.iter().zip(took).map(|(copied, took)| copied.as_secs_f64() / took.as_secs_f64()));
+        let (lowest, highest) =
+            (of_copy.first().copied().unwrap_or_default(), of_copy.last().copied().unwrap_or_default());
+        let note = format!("{:.2} of COPY ({lowest:.2} to {highest:.2})", median(&of_copy));
         let (title, events) = ((*what).to_owned(), Some(events));
-        report.add(Figure { title, events, per_second, note, connections: 1, ..Figure::default() });
+        report.add(Figure {
+            title,
+            events,
+            per_second: median(&per_second),
+            note,
+            connections: 1,
+            ..Figure::default()
+        });
     }
     Ok(())
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 async fn copy(connection: &mut PgConnection, rows: &str) -> Result<Duration> {

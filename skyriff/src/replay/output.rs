@@ -8,11 +8,17 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use skyriff_read_side::events::{Exported, exported::write_time};
+use skyriff_domain::LogPosition;
+use skyriff_read_side::events::{
+    Exported, Masks, Row,
+    exported::{write_number, write_time},
+};
 
-use super::parquet::Folder;
+use super::{kept::Kept, parquet::Folder};
 
 const BUFFER_BYTES: usize = 1_024 * 1_024;
+/// So much is written before it is seen to that it gets to the disk.
+const SYNC_EVERY_BYTES: usize = 64 * 1_024 * 1_024;
 const CSV_HEADER: &[u8] =
     b"shard,position,type,version,stream,sequence,occurred_at,recorded_at,actor,command_id,causation,data\n";
 
@@ -40,7 +46,7 @@ impl Format {
 
 pub enum Output {
     Lines(Lines),
-    Parquet(Folder),
+    Parquet(Box<Folder>),
 }
 
 /// One file.
@@ -48,7 +54,7 @@ pub struct Lines {
     file: BufWriter<File>,
     bytes: u64,
     is_csv: bool,
-    row: Vec<u8>,
+    unsynced: usize,
 }
 
 impl Output {
@@ -63,7 +69,7 @@ impl Output {
                     "{} is there, and not empty",
                     out.display()
                 );
-                return Ok(Self::Parquet(Folder::open(out)?));
+                return Ok(Self::Parquet(Box::new(Folder::open(out)?)));
             }
             Format::Csv => true,
             Format::Ndjson => false,
@@ -77,7 +83,7 @@ impl Output {
         // What was written after the last checkpoint is written again.
         file.set_len(bytes)?;
         file.seek(SeekFrom::End(0))?;
-        let mut lines = Lines { file: BufWriter::with_capacity(BUFFER_BYTES, file), bytes, is_csv, row: Vec::new() };
+        let mut lines = Lines { file: BufWriter::with_capacity(BUFFER_BYTES, file), bytes, is_csv, unsynced: 0 };
         if is_csv && bytes == 0 {
             lines.put(CSV_HEADER)?;
         }
@@ -89,19 +95,11 @@ impl Output {
         super::Manifest::beside(out).exists()
     }
 
-    /// One event, which is also there as a line of JSON.
-    pub fn write(&mut self, event: &Exported<'_>, line: &[u8]) -> Result<()> {
+    /// One event.
+    pub fn write(&mut self, at: LogPosition, kept: Kept<'_>, masks: &mut Masks) -> Result<()> {
         match self {
-            Self::Lines(lines) if lines.is_csv => {
-                let mut row = std::mem::take(&mut lines.row);
-                row.clear();
-                csv_row(event, &mut row);
-                lines.put(&row)?;
-                lines.row = row;
-                Ok(())
-            }
-            Self::Lines(lines) => lines.put(line),
-            Self::Parquet(folder) => folder.write(event),
+            Self::Lines(lines) => lines.put(if lines.is_csv { kept.rest } else { kept.line }),
+            Self::Parquet(folder) => folder.write(&Exported::of(Row { at, bytes: kept.rest }, masks)?),
         }
     }
 
@@ -109,8 +107,7 @@ impl Output {
     pub fn checkpoint(&mut self) -> Result<u64> {
         match self {
             Self::Lines(lines) => {
-                lines.file.flush()?;
-                lines.file.get_ref().sync_data()?;
+                lines.sync()?;
                 Ok(lines.bytes)
             }
             Self::Parquet(folder) => folder.checkpoint().map(|()| 0),
@@ -122,25 +119,35 @@ impl Lines {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes)?;
         self.bytes += u64::try_from(bytes.len())?;
+        self.unsynced += bytes.len();
+        if self.unsynced >= SYNC_EVERY_BYTES {
+            // Nobody waits for this one while the next window is read, and the last one has little left.
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_data()?;
+        self.unsynced = 0;
         Ok(())
     }
 }
 
-fn csv_row(event: &Exported<'_>, row: &mut Vec<u8>) {
-    // Writing to memory does not fail.
-    write!(
-        row,
-        "{},{},{}.{},{},{}/{},{},",
-        event.at.shard,
-        event.at.position,
-        event.aggregate_type,
-        event.event_type,
-        event.version,
-        event.aggregate_type,
-        event.aggregate_id,
-        event.sequence
-    )
-    .ok();
+/// As a line of CSV, with its end.
+pub fn csv_row(event: &Exported<'_>, row: &mut Vec<u8>) {
+    write_number(i64::from(event.at.shard.0), row);
+    row.push(b',');
+    write_number(event.at.position.0, row);
+    let texts = [event.aggregate_type, event.event_type, event.version, event.aggregate_type, event.aggregate_id];
+    for (before, text) in [b',', b'.', b',', b',', b'/'].into_iter().zip(texts) {
+        row.push(before);
+        row.extend_from_slice(text.as_bytes());
+    }
+    row.push(b',');
+    write_number(event.sequence, row);
+    row.push(b',');
     write_time(event.occurred_at_us, row);
     row.push(b',');
     write_time(event.recorded_at_us, row);

@@ -18,8 +18,8 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use parquet::{
     basic::Compression,
-    column::writer::ColumnWriter,
-    data_type::ByteArray,
+    column::writer::{ColumnWriter, ColumnWriterImpl},
+    data_type::{ByteArray, ByteArrayType},
     file::{
         properties::{EnabledStatistics, WriterProperties},
         writer::SerializedFileWriter,
@@ -57,6 +57,8 @@ const SCHEMA: &str = "message event {
 }";
 /// Columns whose values hardly ever repeat: a dictionary would be made in vain.
 const UNIQUE: [&str; 4] = ["position", "command_id", "causation", "data"];
+/// Columns of ids, which hardly get any smaller.
+const RANDOM: [&str; 2] = ["command_id", "causation"];
 
 pub struct Folder {
     path: PathBuf,
@@ -65,8 +67,17 @@ pub struct Folder {
     /// By day and type.
     parts: BTreeMap<i64, Vec<Part>>,
     waiting_bytes: usize,
+    /// Memory of the part that was written last, for one that begins.
+    spare: Memory,
     /// The first event of the round that passed.
     first: Option<LogPosition>,
+}
+
+/// What was asked of the system and is not in use.
+#[derive(Default)]
+struct Memory {
+    columns: Option<Columns>,
+    values: Vec<ByteArray>,
 }
 
 /// Events of one day and type that wait to be written.
@@ -111,15 +122,25 @@ impl Texts {
         self.bytes.len() - before
     }
 
-    fn values(self) -> Vec<ByteArray> {
-        let bytes = Bytes::from(self.bytes);
+    /// Write them all, and have their memory for the next ones: most of what it takes to ask the system for memory is
+    /// that the system clears it.
+    fn write(
+        &mut self,
+        column: &mut ColumnWriterImpl<'_, ByteArrayType>,
+        levels: Option<&[i16]>,
+        values: &mut Vec<ByteArray>,
+    ) -> Result<()> {
+        let bytes = Bytes::from(std::mem::take(&mut self.bytes));
         let mut start = 0;
-        let mut values = Vec::with_capacity(self.ends.len());
-        for end in self.ends {
+        for end in self.ends.drain(..) {
             values.push(ByteArray::from(bytes.slice(start..end)));
             start = end;
         }
-        values
+        column.write_batch(values, levels, None)?;
+        values.clear();
+        self.bytes = bytes.try_into_mut().map(Vec::from).unwrap_or_default();
+        self.bytes.clear();
+        Ok(())
     }
 }
 
@@ -149,6 +170,9 @@ impl Folder {
     pub fn open(path: &Path) -> Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
         let mut properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
+        for column in RANDOM {
+            properties = properties.set_column_compression(ColumnPath::from(column), Compression::UNCOMPRESSED);
+        }
         for column in UNIQUE {
             properties = properties.set_column_dictionary_enabled(ColumnPath::from(column), false);
         }
@@ -161,6 +185,7 @@ impl Folder {
             properties: Arc::new(properties.build()),
             parts: BTreeMap::new(),
             waiting_bytes: 0,
+            spare: Memory::default(),
             first: None,
         })
     }
@@ -179,16 +204,21 @@ impl Folder {
             }
         };
         let Some(part) = parts.get_mut(index) else { return Ok(()) };
+        if part.columns.position.is_empty()
+            && let Some(memory) = self.spare.columns.take()
+        {
+            part.columns = memory;
+        }
         self.waiting_bytes += part.columns.push(event);
         if part.columns.position.len() >= PART_EVENTS_MAX {
             self.waiting_bytes -= part.columns.bytes;
-            part.write(&self.path, first, &self.schema, &self.properties)?;
+            part.write(&self.path, first, &self.schema, &self.properties, &mut self.spare)?;
         }
         while self.waiting_bytes > WAITING_BYTES_MAX {
             let largest = self.parts.values_mut().flatten().max_by_key(|part| part.columns.bytes);
             let Some(part) = largest else { break };
             self.waiting_bytes -= part.columns.bytes;
-            part.write(&self.path, first, &self.schema, &self.properties)?;
+            part.write(&self.path, first, &self.schema, &self.properties, &mut self.spare)?;
         }
         Ok(())
     }
@@ -198,7 +228,7 @@ impl Folder {
         let Some(first) = self.first.take() else { return Ok(()) };
         for mut part in std::mem::take(&mut self.parts).into_values().flatten() {
             if !part.columns.position.is_empty() {
-                part.write(&self.path, first, &self.schema, &self.properties)?;
+                part.write(&self.path, first, &self.schema, &self.properties, &mut self.spare)?;
             }
         }
         self.waiting_bytes = 0;
@@ -214,6 +244,7 @@ impl Part {
         first: LogPosition,
         schema: &Arc<Type>,
         properties: &Arc<WriterProperties>,
+        memory: &mut Memory,
     ) -> Result<()> {
         let mut day = Vec::new();
         write_day(self.day, &mut day);
@@ -226,7 +257,9 @@ impl Part {
         let half_made = folder.join(format!("{name}.half-made"));
         let file = File::create(&half_made).with_context(|| format!("cannot write {}", half_made.display()))?;
         let mut writer = SerializedFileWriter::new(file, Arc::clone(schema), Arc::clone(properties))?;
-        std::mem::take(&mut self.columns).write(&mut writer)?;
+        let mut columns = std::mem::take(&mut self.columns);
+        columns.write(&mut writer, &mut memory.values)?;
+        memory.columns = Some(columns);
         writer.finish()?;
         writer.inner().sync_data()?;
         fs::rename(&half_made, folder.join(name))?;
@@ -235,30 +268,35 @@ impl Part {
 }
 
 impl Columns {
-    fn write(self, writer: &mut SerializedFileWriter<File>) -> Result<()> {
+    /// Write them all; what is left is their memory.
+    fn write(&mut self, writer: &mut SerializedFileWriter<File>, values: &mut Vec<ByteArray>) -> Result<()> {
         let mut group = writer.next_row_group()?;
         // In the order of the schema.
         let mut texts = [
-            Some(self.version),
-            Some(self.stream),
-            Some(self.actor),
-            Some(self.command_id),
-            Some(self.causation),
-            Some(self.data),
+            &mut self.version,
+            &mut self.stream,
+            &mut self.actor,
+            &mut self.command_id,
+            &mut self.causation,
+            &mut self.data,
         ]
-        .into_iter()
-        .flatten();
-        let mut numbers = [self.position, self.sequence, self.occurred_at, self.recorded_at].into_iter();
+        .into_iter();
+        let mut numbers =
+            [&mut self.position, &mut self.sequence, &mut self.occurred_at, &mut self.recorded_at].into_iter();
         while let Some(mut column) = group.next_column()? {
             match column.untyped() {
-                ColumnWriter::Int32ColumnWriter(column) => column.write_batch(&self.shard, None, None)?,
+                ColumnWriter::Int32ColumnWriter(column) => {
+                    column.write_batch(&self.shard, None, None)?;
+                }
                 ColumnWriter::Int64ColumnWriter(column) => {
-                    column.write_batch(&numbers.next().unwrap_or_default(), None, None)?
+                    let numbers = numbers.next().context("the schema has more numbers")?;
+                    column.write_batch(numbers, None, None)?;
+                    numbers.clear();
                 }
                 ColumnWriter::ByteArrayColumnWriter(column) => {
                     let optional = column.get_descriptor().max_def_level() > 0;
                     let levels = optional.then_some(self.has_causation.as_slice());
-                    column.write_batch(&texts.next().unwrap_or_default().values(), levels, None)?
+                    texts.next().context("the schema has more texts")?.write(column, levels, values)?;
                 }
                 ColumnWriter::BoolColumnWriter(_)
                 | ColumnWriter::Int96ColumnWriter(_)
@@ -269,6 +307,9 @@ impl Columns {
             column.close()?;
         }
         group.close()?;
+        self.shard.clear();
+        self.has_causation.clear();
+        self.bytes = 0;
         Ok(())
     }
 }

@@ -13,7 +13,10 @@ use serde_json::Value;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
-use crate::support::{Folder, Process, TRACE, eventually, skyriff};
+use crate::{
+    play::PLAY_MAX,
+    support::{Folder, Process, TRACE, eventually, skyriff},
+};
 
 /// An engine that shares no code with ours, pinned.
 const DUCKDB: &str = "duckdb==1.4.1";
@@ -73,7 +76,7 @@ async fn played() -> (Folder, crate::support::Dev) {
     let folder = Folder::new();
     let dev = folder.dev().await;
     let play = skyriff(&["play", TRACE, "--bulk", "--url", &dev.api.url, "--folder", &folder.as_str()]);
-    Process::spawn(play).end().await.well();
+    Process::spawn(play).end_within(PLAY_MAX).await.well();
     (folder, dev)
 }
 
