@@ -140,6 +140,9 @@ pub fn router(served: Served) -> Router {
     if served.behind_proxy { routes.layer(Extension(BehindProxy)) } else { routes }
 }
 
+/// Refused by the HTTP layer before anything here sees it, so it is no problem of ours.
+const URI_TOO_LONG: &str = "The URI has more than 65,534 bytes; without a body";
+
 /// What the edge and the extractors may answer to any request, where a route does not describe it itself.
 fn describe_edge(path: &str, item: &mut PathItem) {
     let PathItem { get, put, post, delete, .. } = item;
@@ -147,8 +150,9 @@ fn describe_edge(path: &str, item: &mut PathItem) {
         let always = ["400", "401", "403", "500", "503", "504"].as_slice();
         let of_body = if operation.request_body.is_some() { ["413", "415", "422"].as_slice() } else { &[] };
         let of_path = if path.contains('{') { ["404"].as_slice() } else { &[] };
+        let responses = &mut operation.responses.responses;
+        responses.insert("414".to_owned(), RefOr::T(Response::new(URI_TOO_LONG)));
         for status in always.iter().chain(of_body).chain(of_path) {
-            let responses = &mut operation.responses.responses;
             responses.entry((*status).to_owned()).or_insert_with(|| RefOr::T(problem()));
         }
     }
