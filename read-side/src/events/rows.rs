@@ -95,6 +95,7 @@ impl Rows {
         if self.is_empty() {
             std::mem::swap(self, later);
         } else {
+            self.forget_the_taken();
             let moved = self.bytes.len();
             self.bytes.append(&mut later.bytes);
             let places = later.places.drain(..);
@@ -105,6 +106,15 @@ impl Rows {
             }));
         }
         later.clear();
+    }
+
+    /// Whoever is never without any rows would otherwise keep all that it ever had.
+    fn forget_the_taken(&mut self) {
+        let taken = self.places.iter().map(|place| place.start).min().unwrap_or(self.bytes.len());
+        self.bytes.drain(..taken);
+        for place in &mut self.places {
+            (place.start, place.end) = (place.start - taken, place.end - taken);
+        }
     }
 
     /// None is left, but for their memory.
@@ -180,6 +190,19 @@ mod tests {
         found.append(&mut later);
         assert_eq!(texts(&found), ["3:2: row 2", "3:3: row 3", "3:4: row 4", "3:5: row 5"]);
         assert!(later.is_empty());
+    }
+
+    #[test]
+    fn what_was_taken_is_forgotten_although_there_always_is_more() {
+        let mut found = rows(&[0]);
+        for position in 1..1_000 {
+            found.append(&mut rows(&[position]));
+            assert_eq!(
+                found.pop_first().map(|row| row.bytes.to_vec()),
+                Some(format!("row {}", position - 1).into_bytes())
+            );
+        }
+        assert!(found.len() == 1 && found.bytes.len() < 50, "{} bytes", found.bytes.len());
     }
 
     #[test]
