@@ -7,19 +7,20 @@
 //! ```text
 //! round    the next segment of every shard; at its end the output is flushed and the manifest says how far it is, so
 //!          whatever ends an export, the same command goes on from there
-//! window   a part of a round that is held in memory: the next positions of every shard, then shard by shard
+//! window   a part of a round that is held in memory: the next positions of every shard, then shard by shard; while one
+//!          comes in, the database already looks for the next
 //! ```
 //!
 //! All shards advance together because their events lie between each other on disk: shard after shard, every page of the
 //! table would be read again for each of them.
 
-mod kept;
 mod manifest;
 mod output;
 mod parquet;
 
 use std::{
     collections::BTreeMap,
+    iter,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -28,22 +29,21 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use clap::Args;
-use futures::future::try_join_all;
+use futures::{StreamExt, future::try_join_all, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use skyriff_domain::{Position, ShardId, UserId};
 use skyriff_postgres::databases::{self, QUERY};
 use skyriff_read_side::events::{
-    ByShard, Filter, Masks, Row, Rows,
+    ByShard, Exported, Filter, Masks, Rows,
     cursor::Positions,
     filter::{AggregateType, EventType, Range},
     log::{BY_RANGE, Order, heads, read_ranges},
 };
 use sqlx::{ConnectOptions, Connection, PgConnection};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    kept::{Kept, keep},
     manifest::{Manifest, Place},
     output::{Format, Output},
 };
@@ -54,8 +54,10 @@ use crate::{
 
 /// Positions of all shards together that are read at once.
 const WINDOW: i64 = 65_536;
-/// Windows in memory: one is read while another is written, and then the other way round.
-const WINDOWS: usize = 2;
+/// Windows that are read side by side, by connections of their own: while one is sent, Postgres looks for the next.
+const READERS: usize = 2;
+/// Windows in memory: what is read, and one that is written, going back and forth.
+const WINDOWS: usize = READERS + 1;
 /// Positions of all shards together in a round, unless `--segment` says otherwise.
 const ROUND: i64 = 2_000_000;
 /// A database gets so long to answer, and a replica to come as far as the export goes.
@@ -263,38 +265,64 @@ async fn read(
     databases: &Databases,
     manifest: &Manifest,
     pieces: &mpsc::Sender<Piece>,
-    mut spare: mpsc::Receiver<ByShard>,
+    spare: mpsc::Receiver<ByShard>,
     stop: &CancellationToken,
 ) -> Result<bool> {
-    let mut reader = Reader::connect(databases, manifest).await?;
-    let mut read: Positions = manifest.shards.iter().map(|(shard, place)| (*shard, place.read)).collect();
-    let upto = manifest.upto();
-    while read != upto {
-        let (begin, round) = (read.clone(), advanced(&read, manifest.segment, &upto));
-        let windows = windows_of(&begin, &round);
-        for window in 1..=windows {
-            let window = part(&begin, &round, window, windows);
-            let rows = tokio::select! {
-                rows = async {
-                    // The writer has failed, and says why.
-                    let Some(memory) = spare.recv().await else { return Ok(None) };
-                    reader.read(&manifest.filter, &read, &window, memory).await.map(Some)
-                } => rows?,
-                () = stop.cancelled() => None,
-            };
-            let Some(rows) = rows else { return Ok(false) };
+    let readers = (0..READERS).map(|_| Reader::connect(databases, manifest));
+    let readers: Vec<_> = try_join_all(readers).await?.into_iter().map(Mutex::new).collect();
+    let spare = Mutex::new(spare);
+    let read = async |step: Step| match step {
+        Step::Round { upto } => Ok(Some(Piece::Round(upto))),
+        Step::Window { reader, after, upto } => {
+            let mut reader = readers.get(reader).context("no such reader")?.lock().await;
             // The writer has failed, and says why.
-            if pieces.send(Piece::Rows(rows)).await.is_err() {
-                return Ok(false);
-            }
-            read = window;
+            let Some(memory) = spare.lock().await.recv().await else { return Ok(None) };
+            reader.read(&manifest.filter, &after, &upto, memory).await.map(|rows| Some(Piece::Rows(rows)))
         }
-        if pieces.send(Piece::Round(round)).await.is_err() {
+    };
+    let mut reading = Box::pin(stream::iter(steps(manifest)).map(read).buffered(READERS));
+    loop {
+        let next = tokio::select! {
+            next = reading.next() => next,
+            () = stop.cancelled() => return Ok(false),
+        };
+        let Some(piece) = next.transpose()? else { break };
+        // The writer has failed, and says why.
+        let Some(piece) = piece else { return Ok(false) };
+        if pieces.send(piece).await.is_err() {
             return Ok(false);
         }
     }
-    reader.close().await?;
+    drop(reading);
+    for reader in readers {
+        reader.into_inner().close().await?;
+    }
     Ok(true)
+}
+
+/// What is read at once, or the end of a round.
+enum Step {
+    Window { reader: usize, after: Positions, upto: Positions },
+    Round { upto: Positions },
+}
+
+/// From where the export is to its end.
+fn steps(manifest: &Manifest) -> impl Iterator<Item = Step> {
+    let (upto, segment) = (manifest.upto(), manifest.segment);
+    let begin: Positions = manifest.shards.iter().map(|(shard, place)| (*shard, place.read)).collect();
+    let end_of = move |begin: &Positions| (*begin != upto).then(|| advanced(begin, segment, &upto));
+    let first = end_of(&begin).map(|end| (begin, end));
+    let rounds = iter::successors(first, move |(_, begin)| Some((begin.clone(), end_of(begin)?)));
+    rounds.flat_map(|(begin, end)| {
+        let windows = windows_of(&begin, &end);
+        let over = Step::Round { upto: end.clone() };
+        let window = move |number: i64| Step::Window {
+            reader: usize::try_from(number).unwrap_or_default() % READERS,
+            after: part(&begin, &end, number - 1, windows),
+            upto: part(&begin, &end, number, windows),
+        };
+        (1..=windows).map(window).chain([over])
+    })
 }
 
 /// So many positions on, and no further than the end.
@@ -325,8 +353,7 @@ fn part(begin: &Positions, end: &Positions, window: i64, windows: i64) -> Positi
 
 /// A connection to each database that has shards of the export.
 struct Reader {
-    format: Format,
-    databases: Vec<(Vec<ShardId>, PgConnection, Masks)>,
+    databases: Vec<(Vec<ShardId>, PgConnection)>,
 }
 
 impl Reader {
@@ -336,14 +363,14 @@ impl Reader {
         for place in &databases.event_store {
             let shards: Vec<_> = upto.keys().copied().filter(|shard| place.shards.contains(shard)).collect();
             if !shards.is_empty() {
-                connections.push((shards, connect(place, &upto).await?, Masks::default()));
+                connections.push((shards, connect(place, &upto).await?));
             }
         }
-        let found = connections.iter().flat_map(|(shards, ..)| shards).collect::<Vec<_>>();
+        let found = connections.iter().flat_map(|(shards, _)| shards).collect::<Vec<_>>();
         if let Some(missing) = upto.keys().find(|shard| !found.contains(shard)) {
             bail!("shard {missing} has no database");
         }
-        Ok(Self { format: manifest.format, databases: connections })
+        Ok(Self { databases: connections })
     }
 
     /// What lies between these positions and passes, of all databases side by side. `memory` is used again.
@@ -356,8 +383,7 @@ impl Reader {
     ) -> Result<ByShard> {
         memory.values_mut().for_each(Rows::clear);
         let mut reads = Vec::new();
-        let format = self.format;
-        for (shards, connection, masks) in &mut self.databases {
+        for (shards, connection) in &mut self.databases {
             let mut ranges = Vec::new();
             for shard in &*shards {
                 let (Some(after), Some(upto)) = (after.get(shard), upto.get(shard)) else { continue };
@@ -368,8 +394,7 @@ impl Reader {
             let mut rows: ByShard = shards.iter().filter_map(|shard| memory.remove_entry(shard)).collect();
             reads.push(async move {
                 if !ranges.is_empty() {
-                    let keep = |row: Row<'_>, kept: &mut Vec<u8>| keep(row, format, masks, kept);
-                    read_ranges(connection, filter, &ranges, &mut rows, keep).await?;
+                    read_ranges(connection, filter, &ranges, &mut rows).await?;
                 }
                 Ok::<_, anyhow::Error>(rows)
             });
@@ -379,7 +404,7 @@ impl Reader {
     }
 
     async fn close(self) -> Result<()> {
-        for (_, connection, _) in self.databases {
+        for (_, connection) in self.databases {
             connection.close().await?;
         }
         Ok(())
@@ -398,17 +423,20 @@ impl Writer {
     /// Until there are no more pieces; the memory of each goes back to the reader.
     fn write(&mut self, mut pieces: mpsc::Receiver<Piece>, spare: &mpsc::Sender<ByShard>) -> Result<()> {
         let mut masks = Masks::default();
+        let mut line = Vec::new();
         let mut segments = self.segments()?;
         while let Some(piece) = pieces.blocking_recv() {
             match piece {
                 Piece::Rows(rows) => {
                     for (shard, rows) in rows.iter().filter(|(_, rows)| !rows.is_empty()) {
                         let segment = segments.get_mut(shard).context("a shard that nobody asked for")?;
-                        for kept in rows.iter() {
-                            segment.order.check(kept.at)?;
-                            let (at, kept) = (kept.at, Kept::of(kept.bytes, self.manifest.format)?);
-                            segment.hash.add(kept.line);
-                            self.output.write(at, kept, &mut masks)?;
+                        for row in rows.iter() {
+                            segment.order.check(row.at)?;
+                            let event = Exported::of(row, &mut masks)?;
+                            line.clear();
+                            event.write_json_line(&mut line);
+                            segment.hash.add(&line);
+                            self.output.write(&event, &line)?;
                         }
                         self.bar.inc(u64::try_from(rows.len())?);
                     }

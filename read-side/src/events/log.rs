@@ -189,11 +189,7 @@ async fn read_pool(
     if ranges.is_empty() {
         return Ok(page);
     }
-    let as_it_is = |row: Row<'_>, kept: &mut Vec<u8>| -> Result<(), ReadError> {
-        row.keep(kept);
-        Ok(())
-    };
-    if let Err(error) = read_ranges(&mut connection, filter, &ranges, rows, as_it_is).await {
+    if let Err(error) = read_ranges(&mut connection, filter, &ranges, rows).await {
         // What the database still has to say about it would be taken for the answer to the next question.
         drop(connection.detach());
         return Err(error);
@@ -209,18 +205,17 @@ async fn read_pool(
     Ok(page)
 }
 
-/// What `keep` writes of each event of these ranges that passes, by shard and in order of their positions, in place of
-/// what `rows` has of these shards. Of each shard at most one range.
+/// The events of these ranges that pass, by shard and in order of their positions, in place of what `rows` has of these
+/// shards. Of each shard at most one range.
 ///
 /// # Errors
-/// As sqlx's, and as `keep`'s; what is in `rows` is not to be used then.
-pub async fn read_ranges<E: From<sqlx::Error> + From<OtherForm>>(
+/// [`ReadError::Form`] and [`ReadError::Database`]; what is in `rows` is not to be used then.
+pub async fn read_ranges(
     connection: &mut PgConnection,
     filter: &Filter,
     ranges: &[Range],
     rows: &mut ByShard,
-    mut keep: impl FnMut(Row<'_>, &mut Vec<u8>) -> Result<(), E>,
-) -> Result<(), E> {
+) -> Result<(), ReadError> {
     for range in ranges {
         let rows = rows.entry(ShardId(u16::try_from(range.shard).unwrap_or_default())).or_default();
         rows.clear();
@@ -231,7 +226,7 @@ pub async fn read_ranges<E: From<sqlx::Error> + From<OtherForm>>(
     let mut sent = connection.copy_out_raw(&filter.copy(ranges)).await?;
     while let Some(message) = sent.try_next().await? {
         if let Some(row) = Row::in_message(&message)? {
-            rows.entry(row.at.shard).or_default().push(row.at, |kept| keep(row, kept))?;
+            rows.entry(row.at.shard).or_default().push(row);
         }
     }
     rows.values_mut().for_each(Rows::order);

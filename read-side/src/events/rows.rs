@@ -8,7 +8,7 @@ use skyriff_proof::copy::{self, Columns};
 /// The rows of several shards.
 pub type ByShard = BTreeMap<ShardId, Rows>;
 
-/// A little more than what most rows have.
+/// A little more than what most rows have, in bytes.
 const USUAL_BYTES: usize = 448;
 
 /// What is kept of the rows of one shard, one after the other in one piece of memory, which is there to be used again:
@@ -32,7 +32,7 @@ struct Place {
 pub struct Row<'r> {
     /// Where the event is.
     pub at: LogPosition,
-    /// As Postgres has sent it, unless something else was kept of it.
+    /// As Postgres has sent it.
     pub bytes: &'r [u8],
 }
 
@@ -48,11 +48,6 @@ impl<'r> Row<'r> {
         Ok(Some(Self { at: copy::at(bytes).ok_or(OtherForm)?, bytes }))
     }
 
-    /// Keep it as it is.
-    pub(super) fn keep(self, kept: &mut Vec<u8>) {
-        kept.extend_from_slice(self.bytes);
-    }
-
     /// In microseconds of Unix time.
     pub(super) fn recorded_at_us(self) -> Result<i64, OtherForm> {
         copy::recorded_at_us(self.bytes).ok_or(OtherForm)
@@ -64,23 +59,24 @@ impl<'r> Row<'r> {
 }
 
 impl Rows {
-    /// Add to the end what `keep` writes, wherever the event is.
-    pub(super) fn push<E>(
-        &mut self,
-        at: LogPosition,
-        keep: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.is_out_of_order |= self.places.back().is_some_and(|last| at.position < last.at.position);
+    /// Add it to the end, wherever the event is.
+    pub(super) fn push(&mut self, row: Row<'_>) {
+        self.is_out_of_order |= self.places.back().is_some_and(|last| row.at.position < last.at.position);
         let start = self.bytes.len();
-        keep(&mut self.bytes)?;
-        self.places.push_back(Place { at, start, end: self.bytes.len() });
-        Ok(())
+        self.bytes.extend_from_slice(row.bytes);
+        self.places.push_back(Place { at: row.at, start, end: self.bytes.len() });
     }
 
-    /// Have memory for so many rows of the usual length, so that it is not asked for piece by piece.
+    /// Have memory for so many rows of the usual length, and for an eighth more when it is not there: what grows later is
+    /// copied, into memory that the system has to clear before.
     pub(super) fn reserve(&mut self, rows: usize) {
-        self.bytes.reserve(rows.saturating_mul(USUAL_BYTES));
-        self.places.reserve(rows);
+        let bytes = rows.saturating_mul(USUAL_BYTES);
+        if self.bytes.capacity() - self.bytes.len() < bytes {
+            self.bytes.reserve(bytes.saturating_add(bytes / 8));
+        }
+        if self.places.capacity() - self.places.len() < rows {
+            self.places.reserve(rows.saturating_add(rows / 8));
+        }
     }
 
     /// Rows lie on disk as they were appended, but for places that were free there: order them by position.
@@ -160,11 +156,7 @@ mod tests {
     use super::*;
 
     fn push(rows: &mut Rows, at: LogPosition) {
-        let keep = |kept: &mut Vec<u8>| -> Result<(), OtherForm> {
-            kept.extend_from_slice(format!("row {}", at.position).as_bytes());
-            Ok(())
-        };
-        rows.push(at, keep).unwrap();
+        rows.push(Row { at, bytes: format!("row {}", at.position).as_bytes() });
     }
 
     fn rows(positions: &[i64]) -> Rows {

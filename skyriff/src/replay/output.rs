@@ -8,13 +8,12 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use skyriff_domain::LogPosition;
 use skyriff_read_side::events::{
-    Exported, Masks, Row,
+    Exported,
     exported::{write_number, write_time},
 };
 
-use super::{kept::Kept, parquet::Folder};
+use super::parquet::Folder;
 
 const BUFFER_BYTES: usize = 1_024 * 1_024;
 /// So much is written before it is seen to that it gets to the disk.
@@ -54,6 +53,8 @@ pub struct Lines {
     file: BufWriter<File>,
     bytes: u64,
     is_csv: bool,
+    /// Memory for a row of CSV.
+    row: Vec<u8>,
     unsynced: usize,
 }
 
@@ -83,7 +84,8 @@ impl Output {
         // What was written after the last checkpoint is written again.
         file.set_len(bytes)?;
         file.seek(SeekFrom::End(0))?;
-        let mut lines = Lines { file: BufWriter::with_capacity(BUFFER_BYTES, file), bytes, is_csv, unsynced: 0 };
+        let mut lines =
+            Lines { file: BufWriter::with_capacity(BUFFER_BYTES, file), bytes, is_csv, row: Vec::new(), unsynced: 0 };
         if is_csv && bytes == 0 {
             lines.put(CSV_HEADER)?;
         }
@@ -95,11 +97,12 @@ impl Output {
         super::Manifest::beside(out).exists()
     }
 
-    /// One event.
-    pub fn write(&mut self, at: LogPosition, kept: Kept<'_>, masks: &mut Masks) -> Result<()> {
+    /// One event, which is this line of JSON.
+    pub fn write(&mut self, event: &Exported<'_>, line: &[u8]) -> Result<()> {
         match self {
-            Self::Lines(lines) => lines.put(if lines.is_csv { kept.rest } else { kept.line }),
-            Self::Parquet(folder) => folder.write(&Exported::of(Row { at, bytes: kept.rest }, masks)?),
+            Self::Lines(lines) if lines.is_csv => lines.put_row(event),
+            Self::Lines(lines) => lines.put(line),
+            Self::Parquet(folder) => folder.write(event),
         }
     }
 
@@ -116,6 +119,15 @@ impl Output {
 }
 
 impl Lines {
+    fn put_row(&mut self, event: &Exported<'_>) -> Result<()> {
+        let mut row = std::mem::take(&mut self.row);
+        row.clear();
+        csv_row(event, &mut row);
+        self.put(&row)?;
+        self.row = row;
+        Ok(())
+    }
+
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes)?;
         self.bytes += u64::try_from(bytes.len())?;
@@ -136,7 +148,7 @@ impl Lines {
 }
 
 /// As a line of CSV, with its end.
-pub fn csv_row(event: &Exported<'_>, row: &mut Vec<u8>) {
+fn csv_row(event: &Exported<'_>, row: &mut Vec<u8>) {
     write_number(i64::from(event.at.shard.0), row);
     row.push(b',');
     write_number(event.at.position.0, row);
@@ -162,16 +174,18 @@ pub fn csv_row(event: &Exported<'_>, row: &mut Vec<u8>) {
 
 /// In quotes when it has to be; a quote inside is written twice.
 fn quoted(text: &str, row: &mut Vec<u8>) {
-    if !text.contains(['"', ',', '\n', '\r']) {
-        row.extend_from_slice(text.as_bytes());
+    let bytes = text.as_bytes();
+    // Looking at all of them is faster than stopping at the first, which most texts do not have.
+    if bytes.iter().fold(true, |plain, byte| plain & !matches!(byte, b'"' | b',' | b'\n' | b'\r')) {
+        row.extend_from_slice(bytes);
         return;
     }
     row.push(b'"');
-    for (index, part) in text.split('"').enumerate() {
+    for (index, part) in bytes.split(|byte| *byte == b'"').enumerate() {
         if index > 0 {
             row.extend_from_slice(b"\"\"");
         }
-        row.extend_from_slice(part.as_bytes());
+        row.extend_from_slice(part);
     }
     row.push(b'"');
 }
