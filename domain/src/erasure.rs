@@ -16,6 +16,7 @@ use crate::{Label, WithdrawalAllowance, WithdrawalId, video_job::VideoSlots};
 
 /// Who wants a person to be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ErasureAskedBy)]
 #[serde(rename_all = "snake_case")]
 pub enum AskedBy {
     /// The person.

@@ -17,6 +17,7 @@ use crate::{Event, ExceptionId, ReconciliationId, Refusal, StreamId, Streams, Us
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(as = ReconciliationKind)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// What a payout provider has paid, with withdrawals.

@@ -187,6 +187,7 @@ pub enum Refusal {
 
 /// What a job is, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(as = VideoJobStatus)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Waits for a worker.

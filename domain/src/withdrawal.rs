@@ -212,6 +212,7 @@ pub enum Refusal {
 
 /// What a withdrawal is, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(as = WithdrawalStatus)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Waits for reviewers.

@@ -34,7 +34,7 @@ use utoipa::ToSchema;
 
 use self::{
     course::{Course, Row, Step},
-    shown::{AskedBy, StoredEvent},
+    shown::{Asker, StoredEvent},
 };
 use crate::{
     ledger,
@@ -97,7 +97,7 @@ pub(crate) struct Story {
     event: StoredEvent,
     /// What it means in the books: sums to zero. Empty for events that move no points.
     postings: Vec<Posted>,
-    asked_by: AskedBy,
+    asked_by: Asker,
     /// Who approved, in the order in which they did; not who made it.
     approvals: Vec<Approval>,
     /// Everything that is known to belong to it, this event included, as it was recorded.
@@ -196,7 +196,7 @@ pub(crate) async fn story(
     let story = Story {
         event: StoredEvent::of(&row, &event).map_err(|error| Problem::fault(&error))?,
         postings: posted.collect(),
-        asked_by: AskedBy::of(&row).map_err(|error| Problem::fault(&error))?,
+        asked_by: Asker::of(&row).map_err(|error| Problem::fault(&error))?,
         approvals: approvals.collect(),
         course: steps,
         course_is_whole: is_whole,

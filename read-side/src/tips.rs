@@ -20,6 +20,7 @@ const LIMIT_MAX: i64 = 200;
 
 /// Whether the user gave it or got it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = TipDirection)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Direction {
     /// The user gave it.

@@ -154,6 +154,7 @@ pub enum Source {
 
 /// Whether an adjustment gives or takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = AdjustmentDirection)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// Points are given.

@@ -7,6 +7,7 @@ use crate::{Label, Points, Reference, Sealed, UserId};
 
 /// What is to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(as = VideoKind)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A video.

@@ -60,7 +60,7 @@ struct Holds {
     /// All of them, from the youngest class to the oldest.
     ages: Vec<Age>,
     /// A page of them, the oldest first.
-    holds: Vec<Hold>,
+    holds: Vec<OpenHold>,
     /// The cursor of the next page; none on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
@@ -81,7 +81,7 @@ struct Age {
 
 /// Points that are set aside.
 #[derive(Serialize, ToSchema)]
-struct Hold {
+struct OpenHold {
     /// The event that set them aside.
     #[schema(example = "3:1042")]
     event: String,
@@ -169,9 +169,9 @@ impl Row {
         EntryPlace { at: self.opened_at, shard: self.shard, position: self.position, line: 0 }
     }
 
-    fn told(self, now: DateTime<Utc>) -> Hold {
+    fn told(self, now: DateTime<Utc>) -> OpenHold {
         let shard = ShardId(u16::try_from(self.shard).unwrap_or_default());
-        Hold {
+        OpenHold {
             event: LogPosition { shard, position: Position(self.position) }.to_string(),
             user: UserId(self.user_id),
             hold: HoldId(self.hold),

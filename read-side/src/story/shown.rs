@@ -36,7 +36,7 @@ pub(super) struct StoredEvent {
 
 /// Who asked for the command that recorded it.
 #[derive(Serialize, ToSchema)]
-pub(super) struct AskedBy {
+pub(super) struct Asker {
     /// The role, and who: a user, a service, a process.
     #[schema(example = "user:959de6e1-d9ef-5a29-a884-f19f971b9c27")]
     actor: String,
@@ -120,7 +120,7 @@ const fn sealed(event: &Event) -> Option<&'static str> {
     }
 }
 
-impl AskedBy {
+impl Asker {
     pub(super) fn of(row: &Row) -> Result<Self, NotShown> {
         let Metadata { command_id, actor, request_id, causation, traceparent, address } =
             serde_json::from_str(&row.metadata)?;

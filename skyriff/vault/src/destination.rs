@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 /// What the account is an account of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DestinationKind)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Alipay: an email address, or a phone number of 8 to 15 digits, with or without a plus sign before it.

@@ -21,7 +21,7 @@ pub(super) fn routes() -> OpenApiRouter<Commands> {
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Tip {
+struct GiveTip {
     /// Who gets it.
     to: UserId,
     /// What the sender pays; the receiver gets it as income, less the platform's share.
@@ -42,7 +42,7 @@ pub(super) struct TipAccepted<'a> {
     /// Made of the caller and the Idempotency-Key: the same for every retry, after any time.
     tip: TipId,
     /// How far it got with this request.
-    state: TipState,
+    state: TipProgress,
     /// Where to see what becomes of it.
     location: String,
     #[serde(flatten)]
@@ -52,7 +52,7 @@ pub(super) struct TipAccepted<'a> {
 /// How far a tip is.
 #[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum TipState {
+enum TipProgress {
     /// The sender's points are reserved; the receiver gets them soon, or the sender gets them back.
     Offered,
     /// The receiver has them.
@@ -63,7 +63,7 @@ enum TipState {
 ///
 /// When both users live in one shard, the tip is delivered at once: 201. Otherwise it is on its way: 202, and the address in
 /// `Location` says what becomes of it. A tip that the receiver cannot have goes back to the sender.
-#[utoipa::path(post, path = "/v1/tips", tag = "tips", params(("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")), request_body = Tip,
+#[utoipa::path(post, path = "/v1/tips", tag = "tips", params(("Idempotency-Key" = String, Header, pattern = "^[ -~]{1,255}$")), request_body = GiveTip,
     responses(CommandResponses,
               (status = 200, description = "Delivered or offered before, by a request whose key is forgotten: nothing recorded", body = TipAccepted,
                headers(("Location" = String), ("Skyriff-Position" = String, description = "the head of the sender's shard"))),
@@ -72,8 +72,8 @@ enum TipState {
               (status = 202, description = "Offered, durably, and on its way", body = TipAccepted,
                headers(("Location" = String, description = "says what becomes of it"), ("Skyriff-Position" = String),
                        ("Idempotent-Replayed" = bool, description = "true on a replay")))))]
-async fn tip(State(commands): State<Commands>, sender: Sender, Json(body): Json<Tip>) -> Result<Response, Problem> {
-    let Tip { to, points, work, from, occurred_at } = body;
+async fn tip(State(commands): State<Commands>, sender: Sender, Json(body): Json<GiveTip>) -> Result<Response, Problem> {
+    let GiveTip { to, points, work, from, occurred_at } = body;
     let from = giver(sender.caller(), from)?;
     let intent = offer(&commands, from, sender.command_id(), Offer { to, points, work })?;
     let offered = Offered::of(from, &intent);
@@ -145,7 +145,7 @@ impl Offered {
     }
 
     pub(super) fn accepted(self, accepted: AcceptedBody<'_>) -> TipAccepted<'_> {
-        let state = if self.beside { TipState::Delivered } else { TipState::Offered };
+        let state = if self.beside { TipProgress::Delivered } else { TipProgress::Offered };
         TipAccepted { tip: self.tip, state, location: self.location(), accepted }
     }
 }
