@@ -3,6 +3,7 @@
 
 mod api;
 mod books;
+mod description;
 mod folder;
 mod process;
 pub mod schema;

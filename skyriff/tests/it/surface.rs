@@ -1,6 +1,11 @@
 //! What every process answers besides commands and queries: its description, health, metrics, and problems.
 
-use std::{collections::BTreeSet, io::Read};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use flate2::read::GzDecoder;
 use reqwest::{Method, StatusCode};
@@ -19,6 +24,37 @@ pub fn described(description: &Value) -> BTreeSet<String> {
     let methods =
         paths.iter().flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(move |method| (method, path)));
     methods.map(|(method, path)| format!("{method} {path}")).collect()
+}
+
+/// Every name that a type of the sources has in descriptions.
+fn names_of_types() -> Vec<String> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let crates = ["domain", "read-side", "write-side", "skyriff"].map(|name| workspace.join(name));
+    let files = crates.iter().flat_map(|folder| sources(folder));
+    files.flat_map(|file| described_types(&fs::read_to_string(file).unwrap())).collect()
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let within = |path: PathBuf| if path.is_dir() { sources(&path) } else { vec![path] };
+    entries.flat_map(within).filter(|path| path.extension().is_some_and(|is| is == "rs")).collect()
+}
+
+fn described_types(source: &str) -> Vec<String> {
+    let (mut names, mut is_described, mut other_name) = (Vec::new(), false, None);
+    for line in source.lines().map(str::trim) {
+        let mut words =
+            line.split(|char: char| !char.is_alphanumeric()).skip_while(|word| !["struct", "enum"].contains(word));
+        if let Some(name) = line.strip_prefix("#[schema(as = ") {
+            other_name = name.split([',', ')']).next().map(str::to_owned);
+        } else if line.starts_with("#[derive(") {
+            is_described = line.contains("ToSchema");
+        } else if let Some(name) = words.nth(1).filter(|_| is_described && !line.starts_with("//")) {
+            names.push(other_name.take().unwrap_or_else(|| name.to_owned()));
+            is_described = false;
+        }
+    }
+    names
 }
 
 #[tokio::test]
@@ -69,6 +105,12 @@ async fn the_surface_is_described_measured_and_says_what_is_wrong() {
         "get /v1/ledger/trial-balance",
     ] {
         assert!(described.contains(route), "{route} is not in {described:?}");
+    }
+    // The description would show all types of a name as one of them.
+    let types = names_of_types();
+    for name in description.json["components"]["schemas"].as_object().unwrap().keys() {
+        let of_it = types.iter().filter(|is| *is == name).count();
+        assert!(of_it <= 1, "{of_it} types are called {name} in descriptions");
     }
     let page = api.get("/v1/docs/").await.with(StatusCode::OK);
     assert!(page.header("content-type").starts_with("text/html"));

@@ -1,20 +1,24 @@
 //! HTTP, as a client sees it.
 
+use std::sync::Arc;
+
 use reqwest::{
     Client, Method, StatusCode,
     header::{CONTENT_TYPE, HeaderMap},
 };
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use super::LIMIT;
+use super::{LIMIT, description::Description};
 
-/// The API at one address, as one caller. Cheap to clone.
+/// The API at one address, as one caller; every answer has to be as the API itself describes it. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
     http: Client,
     pub url: String,
     token: String,
+    description: Arc<OnceCell<Description>>,
 }
 
 /// One whole answer.
@@ -30,7 +34,7 @@ pub struct Answer {
 impl Api {
     pub fn new(url: &str, token: &str) -> Self {
         let http = Client::builder().timeout(LIMIT).build().unwrap();
-        Self { http, url: url.to_owned(), token: token.to_owned() }
+        Self { http, url: url.to_owned(), token: token.to_owned(), description: Arc::default() }
     }
 
     /// The same address, as somebody else.
@@ -40,7 +44,7 @@ impl Api {
 
     /// Another address, as the same caller.
     pub fn at(&self, url: &str) -> Self {
-        Self { url: url.to_owned(), ..self.clone() }
+        Self { url: url.to_owned(), description: Arc::default(), ..self.clone() }
     }
 
     /// An error is a connection that was refused or cut off.
@@ -51,7 +55,7 @@ impl Api {
         headers: &[(&str, &str)],
         body: Option<Value>,
     ) -> reqwest::Result<Answer> {
-        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token);
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.url)).bearer_auth(&self.token);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -60,8 +64,23 @@ impl Api {
         }
         let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
+        // Not where it was asked for, if it was sent somewhere else.
+        let answered_at = response.url().clone();
         let bytes = response.bytes().await?.to_vec();
-        Ok(Answer { status, headers, json: serde_json::from_slice(&bytes).unwrap_or_default(), bytes })
+        let answer = Answer { status, headers, json: serde_json::from_slice(&bytes).unwrap_or_default(), bytes };
+        // One that went away after its answer does not describe it.
+        if let Some(path) = answered_at.as_str().strip_prefix(&self.url)
+            && let Ok(description) = self.description.get_or_try_init(|| self.described()).await
+        {
+            let wrong = description.wrong(&method, path, &answer);
+            assert!(wrong.is_empty(), "{wrong:#?} in {}", String::from_utf8_lossy(&answer.bytes));
+        }
+        Ok(answer)
+    }
+
+    async fn described(&self) -> reqwest::Result<Description> {
+        let description = self.http.get(format!("{}/v1/openapi.json", self.url)).send().await?;
+        Ok(Description::of(description.error_for_status()?.json().await?))
     }
 
     pub async fn get(&self, path: &str) -> Answer {
