@@ -252,15 +252,14 @@ async fn behind(
     Ok(of_place.find(|(shard, upto)| head(shard) < **upto).map(|(shard, _)| (*shard, head(shard))))
 }
 
-/// What the reader hands to the writer.
-enum Piece {
-    /// A window: what passed the filter.
-    Rows(ByShard),
-    /// The round is over: up to here each shard was read.
-    Round(Positions),
+/// What the reader hands to the writer: what passed the filter in a window, and up to where each shard was read if it was
+/// the last of its round.
+struct Piece {
+    rows: ByShard,
+    round: Option<Positions>,
 }
 
-/// Read round after round. Whether it came to the end.
+/// Read window after window. Whether it came to the end.
 async fn read(
     databases: &Databases,
     manifest: &Manifest,
@@ -271,16 +270,14 @@ async fn read(
     let readers = (0..READERS).map(|_| Reader::connect(databases, manifest));
     let readers: Vec<_> = try_join_all(readers).await?.into_iter().map(Mutex::new).collect();
     let spare = Mutex::new(spare);
-    let read = async |step: Step| match step {
-        Step::Round { upto } => Ok(Some(Piece::Round(upto))),
-        Step::Window { reader, after, upto } => {
-            let mut reader = readers.get(reader).context("no such reader")?.lock().await;
-            // The writer has failed, and says why.
-            let Some(memory) = spare.lock().await.recv().await else { return Ok(None) };
-            reader.read(&manifest.filter, &after, &upto, memory).await.map(|rows| Some(Piece::Rows(rows)))
-        }
+    let read = async |(number, window): (usize, Window)| {
+        let mut reader = readers.get(number % READERS).context("no such reader")?.lock().await;
+        // The writer has failed, and says why.
+        let Some(memory) = spare.lock().await.recv().await else { return Ok(None) };
+        let rows = reader.read(&manifest.filter, &window, memory).await?;
+        anyhow::Ok(Some(Piece { rows, round: window.is_last.then_some(window.upto) }))
     };
-    let mut reading = Box::pin(stream::iter(steps(manifest)).map(read).buffered(READERS));
+    let mut reading = Box::pin(stream::iter(windows(manifest).enumerate()).map(read).buffered(READERS));
     loop {
         let next = tokio::select! {
             next = reading.next() => next,
@@ -295,33 +292,33 @@ async fn read(
     }
     drop(reading);
     for reader in readers {
-        reader.into_inner().close().await?;
+        reader.into_inner().close().await;
     }
     Ok(true)
 }
 
-/// What is read at once, or the end of a round.
-enum Step {
-    Window { reader: usize, after: Positions, upto: Positions },
-    Round { upto: Positions },
+/// What is read at once: the next positions of every shard, and whether a round ends with them.
+#[derive(Debug, PartialEq, Eq)]
+struct Window {
+    after: Positions,
+    upto: Positions,
+    is_last: bool,
 }
 
 /// From where the export is to its end.
-fn steps(manifest: &Manifest) -> impl Iterator<Item = Step> {
+fn windows(manifest: &Manifest) -> impl Iterator<Item = Window> {
     let (upto, segment) = (manifest.upto(), manifest.segment);
     let begin: Positions = manifest.shards.iter().map(|(shard, place)| (*shard, place.read)).collect();
     let end_of = move |begin: &Positions| (*begin != upto).then(|| advanced(begin, segment, &upto));
     let first = end_of(&begin).map(|end| (begin, end));
     let rounds = iter::successors(first, move |(_, begin)| Some((begin.clone(), end_of(begin)?)));
     rounds.flat_map(|(begin, end)| {
-        let windows = windows_of(&begin, &end);
-        let over = Step::Round { upto: end.clone() };
-        let window = move |number: i64| Step::Window {
-            reader: usize::try_from(number).unwrap_or_default() % READERS,
-            after: part(&begin, &end, number - 1, windows),
-            upto: part(&begin, &end, number, windows),
-        };
-        (1..=windows).map(window).chain([over])
+        let count = windows_of(&begin, &end);
+        (1..=count).map(move |number| Window {
+            after: part(&begin, &end, number - 1, count),
+            upto: part(&begin, &end, number, count),
+            is_last: number == count,
+        })
     })
 }
 
@@ -373,25 +370,20 @@ impl Reader {
         Ok(Self { databases: connections })
     }
 
-    /// What lies between these positions and passes, of all databases side by side. `memory` is used again.
-    async fn read(
-        &mut self,
-        filter: &Filter,
-        after: &Positions,
-        upto: &Positions,
-        mut memory: ByShard,
-    ) -> Result<ByShard> {
+    /// What lies in the window and passes, of all databases side by side. `memory` is used again, but for that of shards
+    /// that are at their end: others may need more now.
+    async fn read(&mut self, filter: &Filter, window: &Window, mut memory: ByShard) -> Result<ByShard> {
         memory.values_mut().for_each(Rows::clear);
         let mut reads = Vec::new();
         for (shards, connection) in &mut self.databases {
-            let mut ranges = Vec::new();
+            let (mut ranges, mut rows) = (Vec::new(), ByShard::new());
             for shard in &*shards {
-                let (Some(after), Some(upto)) = (after.get(shard), upto.get(shard)) else { continue };
+                let (Some(after), Some(upto)) = (window.after.get(shard), window.upto.get(shard)) else { continue };
                 if after < upto {
                     ranges.push(Range { shard: i16::try_from(shard.0)?, after: after.0, upto: upto.0 });
+                    rows.extend(memory.remove_entry(shard));
                 }
             }
-            let mut rows: ByShard = shards.iter().filter_map(|shard| memory.remove_entry(shard)).collect();
             reads.push(async move {
                 if !ranges.is_empty() {
                     read_ranges(connection, filter, &ranges, &mut rows).await?;
@@ -403,11 +395,11 @@ impl Reader {
         Ok(rows.into_iter().flatten().collect())
     }
 
-    async fn close(self) -> Result<()> {
+    /// All was read: how the connections end changes nothing.
+    async fn close(self) {
         for (_, connection) in self.databases {
-            connection.close().await?;
+            connection.close().await.ok();
         }
-        Ok(())
     }
 }
 
@@ -425,38 +417,40 @@ impl Writer {
         let mut masks = Masks::default();
         let mut line = Vec::new();
         let mut segments = self.segments()?;
-        while let Some(piece) = pieces.blocking_recv() {
-            match piece {
-                Piece::Rows(rows) => {
-                    for (shard, rows) in rows.iter().filter(|(_, rows)| !rows.is_empty()) {
-                        let segment = segments.get_mut(shard).context("a shard that nobody asked for")?;
-                        for row in rows.iter() {
-                            segment.order.check(row.at)?;
-                            let event = Exported::of(row, &mut masks)?;
-                            line.clear();
-                            event.write_json_line(&mut line);
-                            segment.hash.add(&line);
-                            self.output.write(&event, &line)?;
-                        }
-                        self.bar.inc(u64::try_from(rows.len())?);
-                    }
-                    // A reader that has ended needs none.
-                    spare.try_send(rows).ok();
+        while let Some(Piece { rows, round }) = pieces.blocking_recv() {
+            for (shard, rows) in rows.iter().filter(|(_, rows)| !rows.is_empty()) {
+                let segment = segments.get_mut(shard).context("a shard that nobody asked for")?;
+                for row in rows.iter() {
+                    segment.order.check(row.at)?;
+                    let event = Exported::of(row, &mut masks)?;
+                    line.clear();
+                    event.write_json_line(&mut line);
+                    segment.hash.add(&line);
+                    self.output.write(&event, &line)?;
                 }
-                Piece::Round(upto) => {
-                    for (shard, segment) in &segments {
-                        segment.order.end(upto.get(shard).copied().unwrap_or_default())?;
-                    }
-                    self.manifest.bytes = self.output.checkpoint()?;
-                    for (shard, Segment { order: _, hash }) in segments {
-                        self.manifest.advance(shard, upto.get(&shard).copied().unwrap_or_default(), hash)?;
-                    }
-                    self.manifest.write(&self.place)?;
-                    self.bar.set_position(self.manifest.positions_read());
-                    segments = self.segments()?;
-                }
+                self.bar.inc(u64::try_from(rows.len())?);
+            }
+            // A reader that has ended needs none.
+            spare.try_send(rows).ok();
+            if let Some(upto) = round {
+                self.end_round(segments, &upto)?;
+                segments = self.segments()?;
             }
         }
+        Ok(())
+    }
+
+    /// Up to here each shard was read; what was written of it is on disk, and the manifest says so.
+    fn end_round(&mut self, segments: BTreeMap<ShardId, Segment>, upto: &Positions) -> Result<()> {
+        for (shard, segment) in &segments {
+            segment.order.end(upto.get(shard).copied().unwrap_or_default())?;
+        }
+        self.manifest.bytes = self.output.checkpoint()?;
+        for (shard, Segment { order: _, hash }) in segments {
+            self.manifest.advance(shard, upto.get(&shard).copied().unwrap_or_default(), hash)?;
+        }
+        self.manifest.write(&self.place)?;
+        self.bar.set_position(self.manifest.positions_read());
         Ok(())
     }
 
@@ -475,4 +469,49 @@ impl Writer {
 struct Segment {
     order: Order,
     hash: manifest::Hash,
+}
+
+#[cfg(test)]
+mod tests {
+    use skyriff_domain::ShardCount;
+
+    use super::*;
+
+    fn positions(of: &[i64]) -> Positions {
+        (0..).map(ShardId).zip(of.iter().copied().map(Position)).collect()
+    }
+
+    /// The windows of an export of so many events of each shard, that has come to `read`.
+    fn planned(upto: &[i64], read: &[i64], segment: i64) -> Vec<Window> {
+        let shards = ShardCount::new(16).unwrap();
+        let mut manifest = Manifest::new(Format::Ndjson, Filter::default(), shards, segment, &positions(upto));
+        for (place, read) in manifest.shards.values_mut().zip(read) {
+            place.read = Position(*read);
+        }
+        windows(&manifest).collect()
+    }
+
+    #[test]
+    fn windows_follow_each_other_from_where_the_export_is_to_its_end() {
+        for (upto, read, segment, rounds) in [
+            (vec![200_000, 70_000, 3, 0], vec![0, 0, 0, 0], 90_000, 3),
+            (vec![200_000, 70_000, 3, 0], vec![90_000, 70_000, 3, 0], 90_000, 2),
+            (vec![250, 90], vec![0, 0], 100, 3),
+            (vec![5_000_000], vec![0], 5_000_000, 1),
+        ] {
+            let windows = planned(&upto, &read, segment);
+            let mut at = positions(&read);
+            for window in &windows {
+                assert_eq!(window.after, at);
+                let many: i64 = window.upto.iter().map(|(shard, upto)| upto.0 - at[shard].0).sum();
+                assert!((1..=WINDOW + i64::try_from(upto.len()).unwrap()).contains(&many), "{many} in {window:?}");
+                at.clone_from(&window.upto);
+            }
+            assert_eq!(at, positions(&upto));
+            assert_eq!(windows.iter().filter(|window| window.is_last).count(), rounds);
+            assert!(windows.last().is_some_and(|window| window.is_last));
+        }
+        assert_eq!(planned(&[7, 7], &[7, 7], 100), []);
+        assert_eq!(planned(&[0, 0], &[0, 0], 100), []);
+    }
 }

@@ -72,10 +72,10 @@ impl Rows {
     pub(super) fn reserve(&mut self, rows: usize) {
         let bytes = rows.saturating_mul(USUAL_BYTES);
         if self.bytes.capacity() - self.bytes.len() < bytes {
-            self.bytes.reserve(bytes.saturating_add(bytes / 8));
+            self.bytes.reserve_exact(bytes.saturating_add(bytes / 8));
         }
         if self.places.capacity() - self.places.len() < rows {
-            self.places.reserve(rows.saturating_add(rows / 8));
+            self.places.reserve_exact(rows.saturating_add(rows / 8));
         }
     }
 

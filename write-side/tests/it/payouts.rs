@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
 use skyriff_domain::{
-    Event, Intent, ShardCount, UserId, WithdrawalId, ledger, shard_of,
+    Event, Intent, ShardCount, StreamId, UserId, WithdrawalId, ledger, shard_of,
     withdrawal::{self, Outcome, Status, Step, What, Withdrawal},
 };
 use skyriff_edge::{
@@ -161,7 +161,13 @@ impl House {
         let accounts = accounts(&log);
         let of = |name: &str| accounts.get(name).copied().unwrap_or_default();
         assert_eq!(accounts.values().sum::<i64>(), 0, "{accounts:?}");
-        let withdrawals = self.withdrawals().await;
+        // As of the same moment: nodes may still be at work.
+        let mut withdrawals = BTreeMap::<_, Withdrawal>::new();
+        for logged in &log {
+            if let (StreamId::Withdrawal(id), Event::Withdrawal(event)) = (logged.stream(), logged.event()) {
+                withdrawals.entry(id).or_default().apply(&event);
+            }
+        }
         let sum = |is: fn(Status) -> bool| {
             let of_it = withdrawals.values().filter(|it| it.status().is_some_and(is));
             of_it.map(|it| it.request().unwrap().points.get()).sum::<i64>()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use reqwest::{
-    Client, Method, StatusCode,
+    Client, Method, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderMap},
 };
 use serde_json::{Value, json};
@@ -65,22 +65,26 @@ impl Api {
         let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
         // Not where it was asked for, if it was sent somewhere else.
-        let answered_at = response.url().clone();
+        let (from, path) = (response.url().origin(), response.url().path().to_owned());
         let bytes = response.bytes().await?.to_vec();
         let answer = Answer { status, headers, json: serde_json::from_slice(&bytes).unwrap_or_default(), bytes };
-        // One that went away after its answer does not describe it.
-        if let Some(path) = answered_at.as_str().strip_prefix(&self.url)
+        let own = Url::parse(&self.url).unwrap().origin();
+        if from == own
+            && path.starts_with("/v1/")
             && let Ok(description) = self.description.get_or_try_init(|| self.described()).await
         {
-            let wrong = description.wrong(&method, path, &answer);
+            let wrong = description.wrong(&method, &path, &answer);
             assert!(wrong.is_empty(), "{wrong:#?} in {}", String::from_utf8_lossy(&answer.bytes));
         }
         Ok(answer)
     }
 
+    /// An error is a connection that was refused or cut off: a process that went away after its answer does not describe it.
     async fn described(&self) -> reqwest::Result<Description> {
-        let description = self.http.get(format!("{}/v1/openapi.json", self.url)).send().await?;
-        Ok(Description::of(description.error_for_status()?.json().await?))
+        let answer = self.http.get(format!("{}/v1/openapi.json", self.url)).send().await?;
+        let (status, bytes) = (answer.status(), answer.bytes().await?);
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&bytes));
+        Ok(Description::of(serde_json::from_slice(&bytes).unwrap()))
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, sync::LazyLock};
 
-use jsonschema::Validator;
+use jsonschema::{ValidationOptions, Validator};
 use serde_json::{Map, Value};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../schemas");
@@ -25,7 +25,14 @@ fn read(path: &Path) -> Value {
 fn check(mut schema: Value) -> Validator {
     close(&mut schema);
     schema["unevaluatedProperties"] = Value::Bool(false);
-    jsonschema::options().should_validate_formats(true).build(&schema).unwrap()
+    options().build(&schema).unwrap()
+}
+
+/// Formats count, and one that is not known is an error.
+pub fn options<'o>() -> ValidationOptions<'o> {
+    let options = jsonschema::options().should_validate_formats(true).should_ignore_unknown_formats(false);
+    // These are of numbers: see `close`.
+    options.with_format("int32", |_: &str| true).with_format("int64", |_: &str| true)
 }
 
 /// What is wrong with a message: nothing, if its headers and its payload are as described.
@@ -35,10 +42,23 @@ pub fn wrong(kind: &str, payload: &str, headers: &[(String, String)]) -> Vec<Str
     let headers = Value::Object(headers.collect());
     let mut wrong: Vec<_> = HEADERS.iter_errors(&headers).map(|error| format!("{kind}'s headers: {error}")).collect();
     match serde_json::from_str(payload) {
-        Ok(payload) => wrong.extend(schema.iter_errors(&payload).map(|error| format!("{kind}: {error}"))),
+        Ok(payload) => {
+            wrong.extend(schema.iter_errors(&payload).map(|error| format!("{kind}: {error}")));
+            // JSON Schema takes 1.0 for an integer, and no event has a fraction.
+            wrong.extend(has_fraction(&payload).then(|| format!("{kind} has a number that is no integer")));
+        }
         Err(error) => wrong.push(format!("{kind} is no JSON: {error}")),
     }
     wrong
+}
+
+fn has_fraction(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64(),
+        Value::Array(parts) => parts.iter().any(has_fraction),
+        Value::Object(members) => members.values().any(has_fraction),
+        Value::Null | Value::Bool(_) | Value::String(_) => false,
+    }
 }
 
 /// Readers pass over members that are not described; we have to say what they are. And JSON Schema itself does not know
@@ -51,6 +71,7 @@ pub fn close(schema: &mut Value) {
                 match (keyword.as_str(), &mut *part) {
                     ("properties", Value::Object(properties)) => properties.values_mut().for_each(say_all),
                     ("items" | "additionalProperties", part) => say_all(part),
+                    ("prefixItems", Value::Array(items)) => items.iter_mut().for_each(say_all),
                     _ => {}
                 }
                 close(part);
@@ -72,7 +93,7 @@ pub fn close(schema: &mut Value) {
 /// A value's schema has all of its members, if it has any.
 fn say_all(schema: &mut Value) {
     let has_members = |schema: &Map<String, Value>| {
-        ["$ref", "oneOf", "allOf", "properties"].iter().any(|keyword| schema.contains_key(*keyword))
+        ["$ref", "oneOf", "anyOf", "allOf", "properties"].iter().any(|keyword| schema.contains_key(*keyword))
     };
     if let Some(schema) = schema.as_object_mut().filter(|schema| has_members(schema)) {
         schema.insert("unevaluatedProperties".to_owned(), Value::Bool(false));
