@@ -31,8 +31,9 @@ fn check(mut schema: Value) -> Validator {
 /// Formats count, and one that is not known is an error.
 pub fn options<'o>() -> ValidationOptions<'o> {
     let options = jsonschema::options().should_validate_formats(true).should_ignore_unknown_formats(false);
-    // These are of numbers: see `close`.
-    options.with_format("int32", |_: &str| true).with_format("int64", |_: &str| true)
+    // Those of numbers say nothing of texts: see `close`.
+    let of_numbers = ["int32", "int64", "double"].into_iter();
+    of_numbers.fold(options, |options, format| options.with_format(format, |_: &str| true))
 }
 
 /// What is wrong with a message: nothing, if its headers and its payload are as described.
